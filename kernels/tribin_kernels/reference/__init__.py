@@ -1,0 +1,50 @@
+"""The executable specification: what every kernel computes, in plain torch.
+
+It is the CPU implementation of the ops in `tribin.ops` and what the tests of the kernels compare
+with. Sources: "Reducing the Computational Cost of Deep Generative Models with Binary Neural
+Networks" (ICLR 2021), sections 2 and 3.
+"""
+
+from tribin_kernels.reference.binary_conv2d import (
+    binary_conv2d,
+    binary_conv2d_backward,
+    binary_conv2d_w1a1,
+    binary_conv2d_w1a1_backward,
+    memory_format,
+)
+from tribin_kernels.reference.binary_linear import (
+    binary_linear,
+    binary_linear_backward,
+    binary_linear_w1a1,
+    binary_linear_w1a1_backward,
+)
+from tribin_kernels.reference.packing import (
+    WORD_BITS,
+    pack_bits,
+    pack_signs,
+    unpack_bits,
+    unpack_signs,
+    words_per_row,
+)
+from tribin_kernels.reference.signs import activation_mask, sign, weight_scale
+
+__all__ = [
+    "WORD_BITS",
+    "activation_mask",
+    "binary_conv2d",
+    "binary_conv2d_backward",
+    "binary_conv2d_w1a1",
+    "binary_conv2d_w1a1_backward",
+    "binary_linear",
+    "binary_linear_backward",
+    "binary_linear_w1a1",
+    "binary_linear_w1a1_backward",
+    "memory_format",
+    "pack_bits",
+    "pack_signs",
+    "sign",
+    "unpack_bits",
+    "unpack_signs",
+    "weight_scale",
+    "words_per_row",
+]

@@ -1,0 +1,1 @@
+"""tribin: deep generative models with 1-bit weights."""

@@ -1,0 +1,68 @@
+"""The command line: ``tribin COMMAND``, one module a command.
+
+Exit codes: 0 done, 2 bad input, 3 stopped by the non-finite guard.
+"""
+
+import importlib
+from typing import IO, Any
+
+import click
+
+from tribin.errors import InputError, NonFiniteError
+
+# A command's module is imported when the command is used: ``tribin --help`` needs no torch.
+COMMANDS = {
+    "train": ("tribin.cli.train:train", "Train a recipe."),
+    "resume": ("tribin.cli.train:resume", "Go on with a run that was cut."),
+    "evaluate": ("tribin.cli.evaluate:evaluate", "Measure a run's bits per dimension."),
+    "sample": ("tribin.cli.sample:sample", "Draw images from a run."),
+    "info": ("tribin.cli.info:info", "Print a model's parameters and bytes."),
+    "recipe": ("tribin.cli.recipe:recipe", "List, show, check and compare recipes."),
+}
+
+
+class LazyGroup(click.Group):
+    """The commands of ``COMMANDS``, and the exit codes of tribin's errors."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of the commands, in the order of ``COMMANDS``."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import the command of that name."""
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; what it raises for the user ends as one message and an exit code."""
+        try:
+            return super().invoke(context)
+        except InputError as error:
+            raise _BadInput(str(error)) from error
+        except NonFiniteError as error:
+            raise _NonFinite(str(error)) from error
+
+
+class _BadInput(click.ClickException):
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"tribin: {self.message}", file=file, err=True)
+
+
+class _NonFinite(_BadInput):
+    exit_code = 3
+
+
+@click.group(name="tribin", cls=LazyGroup)
+@click.version_option(package_name="tribin")
+def main() -> None:
+    """Train, measure and ship deep generative models with 1-bit weights."""

@@ -1,0 +1,12 @@
+"""The errors that the command line turns into one message and an exit code."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message names it, its value and what would be right.
+
+    The command line prints the message without a traceback and exits with 2.
+    """
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss, gradient or likelihood became NaN or infinite; the command line exits with 3."""

@@ -1,0 +1,78 @@
+"""Bits per dimension on a set of images."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tribin.errors import NonFiniteError
+from tribin.models import GenerativeModel
+from tribin.seeding import seed_noise
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A measured density.
+
+    Attributes:
+        bits_per_dim: mean over the images: the evidence lower bound (an upper bound in bits), or
+            the tighter importance weighted bound with more than one sample.
+        standard_error: of the mean, over the images.
+        images: how many.
+        importance_samples: draws per image.
+    """
+
+    bits_per_dim: float
+    standard_error: float
+    images: int
+    importance_samples: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: GenerativeModel,
+    images: Tensor,
+    *,
+    batch_size: int,
+    importance_samples: int = 1,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure the density of each image exactly once, in float32, summed in float64.
+
+    Args:
+        model: in the state to measure.
+        images: uint8 [N, C, H, W], N at least 2.
+        batch_size: images at a time; the noise, and so the last digits, depend on it.
+        importance_samples: draws per image, K of the bound of Burda et al. (2016), equation 8.
+        seed: of the noise.
+
+    Raises:
+        NonFiniteError: if the density of any image is not finite.
+    """
+    nats = []
+    for start, batch in zip(
+        range(0, len(images), batch_size), images.split(batch_size), strict=True
+    ):
+        seed_noise(seed, "evaluation", start)
+        batch = batch.to(model.device)
+        draws = torch.stack([model.log_weight(batch) for _ in range(importance_samples)])
+        log_mean = draws.double().logsumexp(0) - math.log(importance_samples)
+        nats.append(log_mean.cpu())
+    bits = model.to_bits_per_dim(-torch.cat(nats))
+    _check_finite(bits)
+    return Evaluation(
+        bits_per_dim=bits.mean().item(),
+        standard_error=bits.std().item() / math.sqrt(len(bits)),
+        images=len(bits),
+        importance_samples=importance_samples,
+    )
+
+
+def _check_finite(bits: Tensor) -> None:
+    bad = (~bits.isfinite()).nonzero().flatten()
+    if len(bad):
+        raise NonFiniteError(
+            f"the density of {len(bad):,} of {len(bits):,} images is not finite, "
+            f"the first of them image {bad[0]} ({bits[bad[0]]} bits/dim)"
+        )

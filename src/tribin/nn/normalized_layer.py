@@ -1,0 +1,50 @@
+"""What every layer with a normalized weight shares: gain, bias and their initialization."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+# Of every weight at the start of training, before normalization (the authors' code).
+WEIGHT_STD = 0.05
+
+# A channel that varies less than this, relative to its mean, is constant up to rounding.
+_CONSTANT = 1e-5
+
+
+class NormalizedLayer(nn.Module, ABC):
+    """A linear map whose weight vectors have unit norm, times a gain, plus a bias, per output.
+
+    Args:
+        out_channels: number of outputs.
+        init_std: the standard deviation that `initialize` gives to each output channel.
+    """
+
+    def __init__(self, out_channels: int, init_std: float) -> None:
+        super().__init__()
+        self.init_std = init_std
+        self.gain = nn.Parameter(torch.ones(out_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    @abstractmethod
+    def transform(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with another gain and bias, [out] each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer; channels are dimension 1 of images and the last one otherwise."""
+        return self.transform(x, self.gain, self.bias)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set gain and bias so that each output channel on x has mean 0 and std `init_std`.
+
+        A channel that is constant on x keeps the gain `init_std`. With an `init_std` of 0 gain and
+        bias are 0. Paper, section 4; exact, where the authors' code is not.
+        """
+        y = self.transform(x, torch.ones_like(self.gain), None).double()
+        y = y.movedim(1 if y.ndim == 4 else -1, 0).flatten(1)
+        std, mean = torch.std_mean(y, dim=1, correction=0)
+        varies = std > _CONSTANT * mean.abs()
+        gain = self.init_std / torch.where(varies, std, 1)
+        self.gain.copy_(gain)
+        self.bias.copy_(-mean * gain)

@@ -1,0 +1,20 @@
+"""The fused ops: 1-bit linear and convolution layers, differentiable, and packed signs.
+
+Each is a `torch.library` op of the namespace ``tribin`` with a CPU implementation
+(`tribin_kernels.reference`) and a fake one, so it survives `torch.compile`; a CUDA implementation
+registers under the same name and no caller changes.
+"""
+
+from tribin.ops.binary_conv2d import binary_conv2d
+from tribin.ops.binary_linear import binary_linear
+from tribin.ops.packing import pack_signs, unpack_signs
+from tribin.ops.signs import sign_activation, sign_weight
+
+__all__ = [
+    "binary_conv2d",
+    "binary_linear",
+    "pack_signs",
+    "sign_activation",
+    "sign_weight",
+    "unpack_signs",
+]

@@ -1,0 +1,146 @@
+"""Linear layer with 1-bit weights and, where asked, 1-bit input."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tribin.ops.autocast import to_compute_dtype
+from tribin.ops.registration import register_op
+from tribin_kernels import reference
+
+
+def binary_linear(
+    x: Tensor,
+    latent_weight: Tensor,
+    gain: Tensor,
+    bias: Tensor | None = None,
+    *,
+    binary_input: bool = False,
+) -> Tensor:
+    """y = (x · sign(v)ᵀ)·g/√K + b, differentiable by the straight-through estimators.
+
+    The weights' signs pass their gradient on as it is; with `binary_input` the product takes
+    sign(x), whose gradient passes where |x| ≤ 1 (paper, section 2).
+
+    Args:
+        x: [..., K], floating point.
+        latent_weight: v, [out, K].
+        gain: g, [out].
+        bias: b, [out].
+        binary_input: use sign(x); the backward pass then keeps two bits per element of x.
+
+    Returns:
+        [..., out], of x's dtype, or autocast's.
+
+    Raises:
+        ValueError: where shapes don't fit.
+    """
+    _check_shapes(x, latent_weight, gain, bias)
+    function = _BinaryLinearW1A1 if binary_input else _BinaryLinear
+    y: Tensor = function.apply(to_compute_dtype(x), latent_weight, gain, bias)
+    return y
+
+
+def _check_shapes(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> None:
+    if latent_weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != latent_weight.shape[1]:
+        raise ValueError(
+            f"binary_linear: x {list(x.shape)} does not fit latent_weight "
+            f"{list(latent_weight.shape)}; they are [..., K] and [out, K]"
+        )
+    check_per_output("binary_linear", latent_weight, gain, bias)
+
+
+def check_per_output(name: str, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> None:
+    """Raise a ValueError unless gain and bias have one element per output of latent_weight."""
+    outputs = latent_weight.shape[:1]
+    for argument, values in {"gain": gain, "bias": bias}.items():
+        if values is not None and values.shape != outputs:
+            raise ValueError(
+                f"{name}: {argument} has the shape {list(values.shape)}, "
+                f"latent_weight asks for {list(outputs)}"
+            )
+
+
+class _BinaryLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, latent_weight, gain)
+        y: Tensor = _binary_linear(x, latent_weight, gain, bias)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        *gradients, grad_bias = _binary_linear_backward(grad_y, *ctx.saved_tensors)
+        return *gradients, grad_bias if ctx.needs_input_grad[3] else None
+
+
+class _BinaryLinearW1A1(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        y: Tensor
+        y, signs, mask = _binary_linear_w1a1(x, latent_weight, gain, bias)
+        ctx.save_for_backward(signs, mask, latent_weight, gain)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        *gradients, grad_bias = _binary_linear_w1a1_backward(grad_y, *ctx.saved_tensors)
+        return *gradients, grad_bias if ctx.needs_input_grad[3] else None
+
+
+def _fake_forward(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], latent_weight.shape[0]))
+
+
+def _fake_forward_w1a1(
+    x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (*x.shape[:-1], reference.words_per_row(x.shape[-1]))
+    signs, mask = (x.new_empty(shape, dtype=torch.int32) for _ in range(2))
+    return _fake_forward(x, latent_weight, gain, bias), signs, mask
+
+
+def _fake_backward(
+    grad_y: Tensor, x: Tensor, latent_weight: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_x = grad_y.new_empty((*grad_y.shape[:-1], latent_weight.shape[1]))
+    return grad_x, torch.empty_like(latent_weight), torch.empty_like(gain), torch.empty_like(gain)
+
+
+def _fake_backward_w1a1(
+    grad_y: Tensor, signs: Tensor, mask: Tensor, latent_weight: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_backward(grad_y, signs, latent_weight, gain)
+
+
+_FORWARD = "Tensor x, Tensor latent_weight, Tensor gain, Tensor? bias"
+_GRADIENTS = "(Tensor grad_x, Tensor grad_latent_weight, Tensor grad_gain, Tensor grad_bias)"
+
+_binary_linear = register_op(
+    f"binary_linear({_FORWARD}) -> Tensor", reference.binary_linear, _fake_forward
+)
+_binary_linear_backward = register_op(
+    "binary_linear_backward(Tensor grad_y, Tensor x, Tensor latent_weight, Tensor gain)"
+    f" -> {_GRADIENTS}",
+    reference.binary_linear_backward,
+    _fake_backward,
+)
+_binary_linear_w1a1 = register_op(
+    f"binary_linear_w1a1({_FORWARD}) -> (Tensor y, Tensor signs, Tensor mask)",
+    reference.binary_linear_w1a1,
+    _fake_forward_w1a1,
+)
+_binary_linear_w1a1_backward = register_op(
+    "binary_linear_w1a1_backward(Tensor grad_y, Tensor signs, Tensor mask, Tensor latent_weight,"
+    f" Tensor gain) -> {_GRADIENTS}",
+    reference.binary_linear_w1a1_backward,
+    _fake_backward_w1a1,
+)

@@ -1,0 +1,115 @@
+"""The folder of one run: its recipe, its checkpoints, and the model in them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tribin.data import image_format
+from tribin.errors import InputError
+from tribin.models import MODELS, GenerativeModel
+from tribin.provenance import provenance
+from tribin.recipe import Recipe, dump_recipe, load_recipe
+from tribin.tracking.atomic_file import write_atomically
+from tribin.tracking.progress import print_line
+from tribin.training.checkpoint import Checkpoint, CheckpointStore
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk: ``recipe.yaml``, ``provenance.json``, ``metrics.jsonl``, ``checkpoints/`` …
+
+    Attributes:
+        path: the folder.
+        recipe: resolved; the file is itself a valid recipe.
+    """
+
+    path: Path
+    recipe: Recipe
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, device: torch.device) -> "RunFolder":
+        """Make the folder of a new run.
+
+        Raises:
+            InputError: if it exists.
+        """
+        check_new(path)
+        for folder in ("samples", "reconstructions"):
+            (path / folder).mkdir(parents=True)
+        write_atomically(path / "recipe.yaml", dump_recipe(recipe).encode())
+        record = json.dumps(provenance(device), indent=2) + "\n"
+        write_atomically(path / "provenance.json", record.encode())
+        return cls(path, recipe)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of a run.
+
+        Raises:
+            InputError: if it is none, or its recipe has faults.
+        """
+        if not (path / "recipe.yaml").is_file():
+            raise InputError(f"{path} is no run folder: it holds no recipe.yaml")
+        return cls(path, load_recipe(path / "recipe.yaml"))
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The run's checkpoints."""
+        return CheckpointStore(self.path / "checkpoints", self.recipe.checkpoints.keep)
+
+    def newest_checkpoint(self) -> Checkpoint:
+        """The newest intact checkpoint; damaged ones are reported on the terminal.
+
+        Raises:
+            InputError: if there is none.
+        """
+        checkpoint = self.checkpoints.newest_intact(print_line)
+        if checkpoint is None:
+            raise InputError(f"{self.path} holds no checkpoint yet")
+        return checkpoint
+
+    def load_model(
+        self, device: torch.device, weights: str | None = None
+    ) -> tuple[GenerativeModel, str]:
+        """The model of the newest intact checkpoint, and which of its weights it has.
+
+        Args:
+            device: where to put it.
+            weights: ``"raw"`` or ``"ema"``; the average, where the run keeps one, by default.
+
+        Raises:
+            InputError: if there is no checkpoint, or the run keeps no average.
+        """
+        checkpoint = self.newest_checkpoint()
+        weights = weights or ("ema" if checkpoint.holds("ema") else "raw")
+        if weights == "ema" and not checkpoint.holds("ema"):
+            raise InputError(f"{self.path} keeps no averaged weights (training.ema_decay is null)")
+        model = build_model(self.recipe).to(device).eval()
+        model.load_state_dict(checkpoint.tensors("ema" if weights == "ema" else "model"))
+        return model, weights
+
+
+def check_new(path: Path) -> None:
+    """Raise an InputError if a new run can't have this folder."""
+    if path.exists():
+        raise InputError(
+            f"{path} exists; name another folder with --run-dir, "
+            f"or go on with the run in it by `tribin resume {path}`"
+        )
+
+
+def build_model(recipe: Recipe) -> GenerativeModel:
+    """The recipe's model, with the weights that torch's generator gives it.
+
+    Raises:
+        InputError: if the model can't have images of the data's shape.
+    """
+    form = image_format(recipe.data.name, recipe.data.image_shape, recipe.data.levels)
+    return MODELS[recipe.model.name](recipe.model.config(), form.shape, form.levels)
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

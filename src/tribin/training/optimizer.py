@@ -1,0 +1,69 @@
+"""Adam, its learning rate over the images seen, and its state by parameter name."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from tribin.recipe.schema import Recipe
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
+    """Adam over all parameters, latent weights included (paper, section 4)."""
+    section = recipe.optimizer
+    return torch.optim.Adam(
+        model.parameters(),
+        lr=section.learning_rate,
+        betas=section.betas,
+        eps=section.epsilon,
+        fused=True,
+    )
+
+
+def learning_rate(recipe: Recipe, images_seen: int) -> float:
+    """The learning rate of the step that starts after `images_seen` images.
+
+    It rises linearly over the warm-up. Afterwards the exponential schedule multiplies by ``decay``
+    each step down to the floor, and the cosine reaches the final rate at the end of training.
+    """
+    section, training = recipe.optimizer, recipe.training
+    if images_seen < section.warmup_images:
+        return (
+            section.learning_rate
+            * (images_seen + training.batch_size)
+            / (section.warmup_images + training.batch_size)
+        )
+    images = images_seen - section.warmup_images
+    if section.schedule == "exponential":
+        decayed = section.learning_rate * section.decay ** (images / training.batch_size)
+        return max(decayed, section.final_learning_rate)
+    if section.schedule == "cosine":
+        progress = images / (training.images - section.warmup_images)
+        share = (1 + math.cos(math.pi * progress)) / 2
+        return section.final_learning_rate + share * (
+            section.learning_rate - section.final_learning_rate
+        )
+    return section.learning_rate
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named ``<parameter>:<quantity>``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{name}:{quantity}": value
+        for index, (name, _) in enumerate(model.named_parameters())
+        for quantity, value in state.get(index, {}).items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` returned."""
+    indices = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, quantity = key.rpartition(":")
+        state.setdefault(indices[name], {})[quantity] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

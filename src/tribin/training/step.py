@@ -1,0 +1,83 @@
+"""One optimizer step: forward, backward, the guard, the update, and clipping of the latents."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tribin.models import GenerativeModel
+from tribin.nn import clip_latent_weights, latent_weights
+from tribin.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step saw.
+
+    Attributes:
+        metrics: of the objective, averaged over the micro-batches; scalars on the device.
+        gradient_norm: before clipping.
+        finite: whether loss and gradient were; if not, nothing was updated.
+    """
+
+    metrics: dict[str, Tensor]
+    gradient_norm: Tensor
+    finite: bool
+
+
+def train_step(
+    model: GenerativeModel, optimizer: torch.optim.Optimizer, images: Tensor, recipe: Recipe
+) -> StepResult:
+    """Take one step on uint8 images [N, C, H, W], in as many micro-batches as the recipe asks.
+
+    Latent weights are clipped to [−1, 1] after the update (paper, section 2).
+    """
+    metrics = _backward(model, images, recipe)
+    gradient_norm = nn.utils.clip_grad_norm_(
+        model.parameters(), recipe.optimizer.gradient_clip or math.inf
+    )
+    finite = bool((gradient_norm + metrics["loss"]).isfinite())
+    if finite:
+        optimizer.step()
+        clip_latent_weights(model)
+    optimizer.zero_grad()
+    return StepResult(metrics, gradient_norm, finite)
+
+
+def _backward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    autocast = torch.autocast(
+        images.device.type, torch.bfloat16, enabled=recipe.training.autocast == "bfloat16"
+    )
+    totals: dict[str, Tensor] = {}
+    for micro_batch in images.chunk(recipe.training.accumulation):
+        share = len(micro_batch) / len(images)
+        with autocast:
+            objective = model(micro_batch)
+        (share * objective.loss).backward()
+        for name, value in {**objective.metrics, "loss": objective.loss.detach()}.items():
+            totals[name] = totals.get(name, 0) + share * value
+    return totals
+
+
+class SignFlips:
+    """Counts the binary weights that a step flips: made before it, asked after it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._latent_weights = latent_weights(model)
+        self._before = {name: value < 0 for name, value in self._latent_weights.items()}
+
+    def rates(self) -> dict[str, float]:
+        """The share of flipped signs, of all binary layers together and of each."""
+        if not self._before:
+            return {}
+        flips = {
+            name: ((value < 0) != self._before[name]).sum().item()
+            for name, value in self._latent_weights.items()
+        }
+        total = sum(value.numel() for value in self._before.values())
+        layers = {
+            f"sign_flips/{name.removesuffix('.latent_weight')}": flips[name] / value.numel()
+            for name, value in self._before.items()
+        }
+        return {"sign_flips": sum(flips.values()) / total, **layers}

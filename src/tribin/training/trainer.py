@@ -1,0 +1,287 @@
+"""The trainer: from a recipe to a run folder with checkpoints, metrics, samples and a summary."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tribin.data import ImageSplits, batch_indices, load_images
+from tribin.errors import NonFiniteError
+from tribin.evaluation import evaluate
+from tribin.inspection import model_size
+from tribin.models import GenerativeModel
+from tribin.nn import initialize_from_data
+from tribin.provenance import provenance
+from tribin.recipe import Recipe
+from tribin.run_folder import RunFolder, build_model, check_new, default_device
+from tribin.seeding import seed_noise
+from tribin.tracking import Tracker, pair_up, save_image_grid
+from tribin.tracking.atomic_file import write_atomically
+from tribin.tracking.progress import print_line
+from tribin.training.checkpoint import Checkpoint
+from tribin.training.optimizer import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from tribin.training.step import SignFlips, StepResult, train_step
+
+RECONSTRUCTED_IMAGES = 32
+
+
+def train(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
+    """Train a new run and return its summary.
+
+    Raises:
+        InputError: if data, model and recipe don't fit or the folder exists; nothing is written.
+        NonFiniteError: if the guard stops the run.
+    """
+    check_new(run_dir)
+    trainer = Trainer(recipe, _load(recipe))
+    run = RunFolder.create(run_dir, recipe, trainer.device)
+    trainer.initialize()
+    return _run(trainer, run)
+
+
+def resume(run_dir: Path) -> dict[str, Any]:
+    """Go on with a run from its newest intact checkpoint, bit for bit as if it had not stopped.
+
+    Raises:
+        InputError: if the folder holds no run, or only damaged checkpoints.
+        NonFiniteError: if the guard stops the run.
+    """
+    run = RunFolder.open(run_dir)
+    checkpoint = run.checkpoints.newest_intact(print_line)
+    trainer = Trainer(run.recipe, _load(run.recipe))
+    if checkpoint is None:
+        print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
+        trainer.initialize()
+        return _run(trainer, run, resume=True)
+    trainer.restore(checkpoint)
+    return _run(trainer, run, resume=True, wandb_run_id=checkpoint.metadata["wandb_run_id"])
+
+
+def _load(recipe: Recipe) -> ImageSplits:
+    data = recipe.data
+    return load_images(data.name, data.path, data.image_shape, data.levels, data.validation_images)
+
+
+def _run(
+    trainer: "Trainer", run: RunFolder, *, resume: bool = False, wandb_run_id: str | None = None
+) -> dict[str, Any]:
+    recipe = run.recipe
+    with Tracker(
+        run.path,
+        recipe.model_dump(mode="json"),
+        total_images=recipe.training.images,
+        start_images=trainer.images_seen,
+        wandb_mode=recipe.tracking.wandb,
+        wandb_project=recipe.tracking.project,
+        wandb_entity=recipe.tracking.entity,
+        wandb_run_id=wandb_run_id,
+        resume=resume,
+    ) as tracker:
+        return trainer.run(run, tracker)
+
+
+class Trainer:
+    """The state of a run, and the loop over it.
+
+    Args:
+        recipe: what to do.
+        images: what to do it on.
+
+    Raises:
+        InputError: if the model can't have such images.
+    """
+
+    def __init__(self, recipe: Recipe, images: ImageSplits) -> None:
+        torch.backends.cudnn.deterministic = True
+        self.recipe = recipe
+        self.images = images
+        self.device = default_device()
+        seed_noise(recipe.seed, "initialization")
+        self.model = build_model(recipe).to(self.device)
+        self.optimizer = build_optimizer(self.model, recipe)
+        self.average = _average(self.model, recipe.training.ema_decay)
+        self.images_seen = 0
+        self.skipped_steps = 0
+        self._saved_at: int | None = None
+        self._train_images = images.train.to(self.device)
+
+    def initialize(self) -> None:
+        """Data-dependent initialization, on the images that training sees first."""
+        count = min(self.recipe.training.initialization_images, len(self._train_images))
+        initialize_from_data(self.model, self._batch(count))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the state of a checkpoint."""
+        self.model.load_state_dict(checkpoint.tensors("model"))
+        load_optimizer_tensors(self.optimizer, self.model, checkpoint.tensors("optimizer"))
+        self.images_seen = self._saved_at = checkpoint.images_seen
+        self.skipped_steps = checkpoint.metadata["skipped_steps"]
+        if self.average is not None:
+            self.average.module.load_state_dict(checkpoint.tensors("ema"))
+            self.average.n_averaged.fill_(checkpoint.metadata["averaged_steps"])
+
+    def run(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
+        """Train to the end; return the summary, which is also written to the run folder."""
+        size = model_size(self.model)
+        tracker.message(self.images.source)
+        tracker.message(f"{self.recipe.model.name}: {size.parameters:,} parameters")
+        while self.images_seen < self.recipe.training.images:
+            self._step(run, tracker)
+        if self._saved_at != self.images_seen:
+            self._save(run, tracker)
+        return self._finish(run, tracker)
+
+    def _step(self, run: RunFolder, tracker: Tracker) -> None:
+        training = self.recipe.training
+        before = self.images_seen
+        images = self._batch(min(training.batch_size, training.images - before))
+        self.images_seen = before + len(images)
+        done = self.images_seen == training.images
+        logs = done or self._passed(training.log_every_images, before)
+
+        rate = learning_rate(self.recipe, before)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        flips = SignFlips(self.model) if logs else None
+        seed_noise(self.recipe.seed, "step", before)
+        self.model.train()
+        result = train_step(self.model, self.optimizer, images, self.recipe)
+        if not result.finite:
+            self._skip(result, tracker)
+        elif self.average is not None:
+            self.average.update_parameters(self.model)
+
+        if flips is not None:
+            tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
+        self._after_step(run, tracker, before)
+
+    def _after_step(self, run: RunFolder, tracker: Tracker, before: int) -> None:
+        recipe = self.recipe
+        if self._passed(recipe.evaluation.every_images, before):
+            self._validate(tracker)
+        if self._passed(recipe.samples.every_images, before):
+            self._draw(run, tracker)
+        if self._passed(recipe.checkpoints.every_images, before):
+            self._save(run, tracker)
+
+    def _passed(self, every: int | None, before: int) -> bool:
+        return every is not None and self.images_seen // every > before // every
+
+    def _batch(self, count: int) -> Tensor:
+        indices = batch_indices(self.recipe.seed, self.images_seen, count, len(self._train_images))
+        return self._train_images[indices.to(self.device)]
+
+    def _skip(self, result: StepResult, tracker: Tracker) -> None:
+        training = self.recipe.training
+        self.skipped_steps += 1
+        reason = (
+            f"loss {result.metrics['loss'].item()}, gradient norm {result.gradient_norm.item()} "
+            f"after {self.images_seen:,} images"
+        )
+        if training.non_finite == "stop":
+            raise NonFiniteError(f"{reason}: stopped before the update")
+        if self.skipped_steps > training.maximum_skipped_steps:
+            raise NonFiniteError(f"{reason}: stopped, {self.skipped_steps:,} steps were skipped")
+        tracker.message(f"warning: {reason}: step skipped")
+
+    def _metrics(self, result: StepResult, rate: float) -> dict[str, float]:
+        return {
+            **{name: value.item() for name, value in result.metrics.items()},
+            "gradient_norm": result.gradient_norm.item(),
+            "learning_rate": rate,
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def _weights(self) -> dict[str, GenerativeModel]:
+        averaged = {} if self.average is None else {"ema": self.average.module}
+        return {**averaged, "raw": self.model}
+
+    def _validate(self, tracker: Tracker) -> None:
+        for weights, model in self._weights().items():
+            result = self._evaluate(model, self.images.validation)
+            prefix = f"validation/{weights}"
+            tracker.log(
+                self.images_seen,
+                {
+                    f"{prefix}/bits_per_dim": result["bits_per_dim"],
+                    f"{prefix}/standard_error": result["standard_error"],
+                },
+            )
+
+    def _evaluate(self, model: GenerativeModel, images: Tensor) -> dict[str, Any]:
+        section = self.recipe.evaluation
+        return asdict(
+            evaluate(
+                model.eval(),
+                images[: section.images],
+                batch_size=section.batch_size,
+                importance_samples=section.importance_samples,
+                seed=self.recipe.seed,
+            )
+        )
+
+    @torch.no_grad()
+    def _draw(self, run: RunFolder, tracker: Tracker) -> None:
+        """Samples from noise that is the same at every call, and reconstructions."""
+        model = next(iter(self._weights().values())).eval()
+        levels = self.images.format.levels
+        name = f"{self.images_seen}.png"
+        seed_noise(self.recipe.seed, "samples")
+        samples = model.sample(self.recipe.samples.count, self.recipe.samples.temperature)
+        save_image_grid(samples, run.path / "samples" / name, levels=levels)
+        tracker.image("samples", self.images_seen, run.path / "samples" / name)
+
+        held_out = self.images.validation if len(self.images.validation) else self.images.test
+        inputs = held_out[:RECONSTRUCTED_IMAGES].to(self.device)
+        pairs = pair_up(inputs, model.reconstruct(inputs))
+        save_image_grid(pairs, run.path / "reconstructions" / name, levels=levels)
+        tracker.image("reconstructions", self.images_seen, run.path / "reconstructions" / name)
+
+    def _save(self, run: RunFolder, tracker: Tracker) -> None:
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
+        }
+        metadata = {
+            "skipped_steps": self.skipped_steps,
+            "wandb_run_id": tracker.wandb_run_id,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "provenance": provenance(self.device),
+        }
+        if self.average is not None:
+            tensors["ema"] = self.average.module.state_dict()
+            metadata["averaged_steps"] = int(self.average.n_averaged)
+        run.checkpoints.save(self.images_seen, tensors, metadata)
+        self._saved_at = self.images_seen
+
+    def _finish(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
+        self._draw(run, tracker)
+        newest = run.path / "samples" / f"{self.images_seen}.png"
+        write_atomically(run.path / "samples.png", newest.read_bytes())
+        weights, model = next(iter(self._weights().items()))
+        size = asdict(model_size(self.model))
+        del size["layers"]
+        summary = {
+            **self._evaluate(model, self.images.test),
+            "weights": weights,
+            "images_seen": self.images_seen,
+            **size,
+            "data": self.images.source,
+            "device": provenance(self.device)["device"],
+        }
+        tracker.finish(summary)
+        return summary
+
+
+def _average(model: GenerativeModel, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -1,0 +1,25 @@
+from importlib import resources
+
+import pytest
+
+from tribin.recipe import load_recipe, shipped_recipes
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_is_what_its_name_says(name):
+    recipe = load_recipe(name)
+    model, _, run = name.partition("/")
+    data, *_, variant = run.split("_")
+    assert recipe.model.name == model
+    assert recipe.data.name == data
+    config = recipe.model.config()
+    assert config.residual == (variant != "noresidual")
+    assert variant in ("noresidual", str(config.precision).lower())
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_header_states_the_command(name):
+    text = resources.files("tribin.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert header
+    assert any(f"tribin train {name}" in line for line in header)
