@@ -55,19 +55,18 @@ def binary_conv2d_backward(
     With G the weight gradient of the unscaled convolution, dv = α·G and dα = Σ sign(v)·G, so the
     product needs no saving.
     """
-    scale = weight_scale(gain, latent_weight)
-    scaled_weight = sign(latent_weight, x.dtype) * scale.to(x.dtype).view(-1, 1, 1, 1)
+    scale = weight_scale(gain, latent_weight).view(-1, 1, 1, 1)
+    weight = sign(latent_weight, x.dtype)
     grad_x, grad_product, _ = torch.ops.aten.convolution_backward(
-        grad_y, x, scaled_weight, None, stride, padding, [1, 1], False, [0, 0], 1,
+        grad_y, x, weight * scale.to(x.dtype), None, stride, padding, [1, 1], False, [0, 0], 1,
         [True, True, False],
     )  # fmt: skip
-    grad_product = grad_product.to(latent_weight.dtype)
-    grad_scale = (grad_product * sign(latent_weight)).sum((1, 2, 3))
-    grad_latent = grad_product * scale.to(latent_weight.dtype).view(-1, 1, 1, 1)
+    grad_scale = (grad_product * weight).sum((1, 2, 3), dtype=gain.dtype)
+    grad_latent = (grad_product * scale).to(latent_weight.dtype)
     return (
         grad_x.contiguous(memory_format=memory_format(x)),
         grad_latent.contiguous(memory_format=memory_format(latent_weight)),
-        weight_scale(grad_scale, latent_weight).to(gain.dtype),
+        weight_scale(grad_scale, latent_weight),
         grad_y.sum((0, 2, 3), dtype=gain.dtype),
     )
 

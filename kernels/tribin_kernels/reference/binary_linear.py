@@ -39,16 +39,16 @@ def binary_linear_backward(
 
     With G = dYᵀ·X, dv = α·G and dα = Σ_k sign(v)·G, so the product needs no saving.
     """
-    scale = weight_scale(gain, latent_weight)
+    scale = weight_scale(gain, latent_weight).unsqueeze(1)
     weight = sign(latent_weight, x.dtype)
     rows = grad_y.reshape(-1, grad_y.shape[-1])
-    grad_x = grad_y @ (weight * scale.to(x.dtype).unsqueeze(1))
-    grad_product = (rows.T @ x.reshape(-1, x.shape[-1])).to(latent_weight.dtype)
-    grad_scale = (grad_product * sign(latent_weight)).sum(1)
+    grad_x = grad_y @ (weight * scale.to(x.dtype))
+    grad_product = rows.T @ x.reshape(-1, x.shape[-1])
+    grad_scale = (grad_product * weight).sum(1, dtype=gain.dtype)
     return (
         grad_x,
-        grad_product * scale.to(latent_weight.dtype).unsqueeze(1),
-        weight_scale(grad_scale, latent_weight).to(gain.dtype),
+        (grad_product * scale).to(latent_weight.dtype),
+        weight_scale(grad_scale, latent_weight),
         rows.sum(0, dtype=gain.dtype),
     )
 

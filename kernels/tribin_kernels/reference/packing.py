@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tribin_kernels.reference.signs import plus_minus_one
+
 WORD_BITS = 32
 
 
@@ -27,8 +29,7 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 def unpack_bits(words: Tensor, length: int) -> Tensor:
     """Unpack row bits, int32 [..., ceil(K/32)], into bool [..., K] with K = `length`."""
-    lanes = (words.unsqueeze(-1) >> _shifts(words.device)) & 1
-    return lanes.flatten(-2)[..., :length].to(torch.bool)
+    return _lanes(words, length).to(torch.bool)
 
 
 def pack_signs(x: Tensor) -> Tensor:
@@ -38,7 +39,12 @@ def pack_signs(x: Tensor) -> Tensor:
 
 def unpack_signs(words: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """Unpack row bits, int32 [..., ceil(K/32)], into signs ±1 of `dtype`, [..., K]."""
-    return 1 - 2 * unpack_bits(words, length).to(dtype)
+    return plus_minus_one(_lanes(words, length), dtype)
+
+
+def _lanes(words: Tensor, length: int) -> Tensor:
+    lanes = (words.unsqueeze(-1) >> _shifts(words.device)) & 1
+    return lanes.flatten(-2)[..., :length]
 
 
 def _shifts(device: torch.device) -> Tensor:

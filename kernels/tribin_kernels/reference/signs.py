@@ -13,7 +13,12 @@ def sign(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         x: any shape, real.
         dtype: of the result; that of x by default.
     """
-    return 1 - 2 * (x < 0).to(dtype or x.dtype)
+    return plus_minus_one(x < 0, dtype or x.dtype)
+
+
+def plus_minus_one(negative: Tensor, dtype: torch.dtype) -> Tensor:
+    """−1 of `dtype` where `negative` (bool, or integer 0 and 1) is set, else +1."""
+    return torch.rsub(negative.to(dtype), 1, alpha=2)
 
 
 def activation_mask(x: Tensor) -> Tensor:

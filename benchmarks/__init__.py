@@ -1,0 +1,1 @@
+"""What is measured, and how; results are committed with machine and date."""
