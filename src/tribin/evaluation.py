@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from tribin.errors import NonFiniteError
 from tribin.models import GenerativeModel
@@ -51,11 +52,11 @@ def evaluate(
         NonFiniteError: if the density of any image is not finite.
     """
     nats = []
-    for start, batch in zip(
-        range(0, len(images), batch_size), images.split(batch_size), strict=True
-    ):
+    # The bar shows on a terminal only, and leaves nothing behind.
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, desc="evaluating", unit="batches", leave=False, disable=None):
         seed_noise(seed, "evaluation", start)
-        batch = batch.to(model.device)
+        batch = images[start : start + batch_size].to(model.device)
         draws = torch.stack([model.log_weight(batch) for _ in range(importance_samples)])
         log_mean = draws.double().logsumexp(0) - math.log(importance_samples)
         nats.append(log_mean.cpu())

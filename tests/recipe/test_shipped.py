@@ -1,8 +1,11 @@
 from importlib import resources
 
 import pytest
+import torch
 
+from tribin.inspection import model_size
 from tribin.recipe import load_recipe, shipped_recipes
+from tribin.run_folder import build_model
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -23,3 +26,15 @@ def test_the_header_states_the_command(name):
     header = [line for line in text.splitlines() if line.startswith("#")]
     assert header
     assert any(f"tribin train {name}" in line for line in header)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_header_states_the_size(name):
+    with torch.device("meta"):
+        size = model_size(build_model(load_recipe(name)))
+    text = resources.files("tribin.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    header = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
+    assert (
+        f"{size.parameters:,} parameters, {size.binary_parameters:,} of them binary; "
+        f"{size.float_bytes:,} bytes as float32, {size.packed_bytes:,} packed."
+    ) in header

@@ -78,6 +78,8 @@ class ResNetVAE(GenerativeModel):
             config.width, channels, 5, stride=2, padding=2, output_padding=1, init_std=0.1
         )
         self.log_scale = nn.Parameter(torch.tensor(-1.0))
+        # As the streams are: otherwise each convolution copies its weight into this order.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Objective:
         """The negative evidence lower bound, with free bits, on uint8 images [N, C, H, W]."""

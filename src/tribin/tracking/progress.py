@@ -27,6 +27,7 @@ class Progress:
         self._total = total_images
         self._images_seen = start_images
         self._time = time.perf_counter()
+        self._speed = 0.0
         self._bar: tqdm[Any] = tqdm(
             desc=description,
             total=total_images,
@@ -36,8 +37,12 @@ class Progress:
             disable=None,  # tqdm's word for: only on a terminal
         )
 
-    def update(self, images_seen: int, metrics: Mapping[str, Scalar]) -> None:
-        """Show that ``images_seen`` images are done, and the first few of ``metrics``."""
+    def update(self, images_seen: int, metrics: Mapping[str, Scalar]) -> float:
+        """Show that ``images_seen`` images are done, and the first few of ``metrics``.
+
+        Returns:
+            Images per second since the last update.
+        """
         text = format_metrics(dict(islice(metrics.items(), METRICS_SHOWN)))
         speed = self._images_per_second(images_seen)
         if self._bar.disable:
@@ -46,16 +51,18 @@ class Progress:
         else:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(images_seen - self._bar.n)
+        return speed
 
     def close(self) -> None:
         """Leave the bar as it stands and go to the next line."""
         self._bar.close()
 
     def _images_per_second(self, images_seen: int) -> float:
-        now = time.perf_counter()
-        speed = (images_seen - self._images_seen) / max(now - self._time, 1e-9)
-        self._images_seen, self._time = images_seen, now
-        return speed
+        if images_seen > self._images_seen:  # a second report of the same images says nothing
+            now = time.perf_counter()
+            self._speed = (images_seen - self._images_seen) / max(now - self._time, 1e-9)
+            self._images_seen, self._time = images_seen, now
+        return self._speed
 
 
 def print_line(text: str) -> None:

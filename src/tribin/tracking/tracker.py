@@ -66,10 +66,14 @@ class Tracker:
         self._progress = Progress(total_images, start_images, run_dir.name)
 
     def log(self, images_seen: int, metrics: Mapping[str, Scalar]) -> None:
-        """Report metrics after ``images_seen`` images, the most telling ones first."""
+        """Report metrics after ``images_seen`` images, the most telling ones first.
+
+        The speed goes to W&B and the terminal alone: ``metrics.jsonl`` holds what a repeated run
+        gives again.
+        """
         self._metrics_file.append({"images_seen": images_seen, **metrics})
-        self._wandb.log(images_seen, metrics)
-        self._progress.update(images_seen, metrics)
+        images_per_second = self._progress.update(images_seen, metrics)
+        self._wandb.log(images_seen, {**metrics, "images_per_second": images_per_second})
 
     def image(self, key: str, images_seen: int, png_path: Path) -> None:
         """Report an image grid that is on disk as a PNG file."""
