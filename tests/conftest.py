@@ -1,14 +1,50 @@
 """Fixtures that several packages' tests share."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import settings
+from tests.runs import tiny_recipe
+
+from tribin.training.trainer import train
+
+settings.register_profile("tribin", deadline=None)  # machines are slow now and then
+settings.load_profile("tribin")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the user's accounts and caches, and the network, out of the tests."""
+    folder = TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "HF_DATASETS_CACHE"):
+        os.environ.pop(name, None)
+    # Small models gain nothing from a second thread, and lose much where the cores are shared.
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+    os.environ |= {
+        "HF_HOME": f"{folder.name}/huggingface",
+        "HF_HUB_OFFLINE": "1",
+        "NETRC": f"{folder.name}/no-netrc",
+        "WANDB_CONFIG_DIR": f"{folder.name}/wandb-config",
+        "WANDB_CACHE_DIR": f"{folder.name}/wandb-cache",
+        "WANDB_ERROR_REPORTING": "false",
+    }
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of tiny.yaml: 200 steps; to be read only."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    train(tiny_recipe(), run_dir)
+    return run_dir
 
 
 @dataclass

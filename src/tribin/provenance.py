@@ -40,10 +40,19 @@ def _cpu_model() -> str:
 
 def _commit() -> str | None:
     """The commit of the checkout that tribin runs from, ``-dirty`` where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if not _git("ls-files", Path(__file__).name):
+        return None  # installed, perhaps somewhere inside the checkout of another project
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(*arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,6 +1,7 @@
 """The folder of one run: its recipe, its checkpoints, and the model in them."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,14 @@ class RunFolder:
         """Make the folder of a new run.
 
         Raises:
-            InputError: if it exists.
+            InputError: if it exists or cannot be made.
         """
         check_new(path)
-        for folder in ("samples", "reconstructions"):
-            (path / folder).mkdir(parents=True)
+        try:
+            for folder in ("samples", "reconstructions"):
+                (path / folder).mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be created: {error.strerror}") from error
         write_atomically(path / "recipe.yaml", dump_recipe(recipe).encode())
         record = json.dumps(provenance(device), indent=2) + "\n"
         write_atomically(path / "provenance.json", record.encode())
@@ -50,7 +54,7 @@ class RunFolder:
         Raises:
             InputError: if it is none, or its recipe has faults.
         """
-        if not (path / "recipe.yaml").is_file():
+        if not os.path.isfile(path / "recipe.yaml"):
             raise InputError(f"{path} is no run folder: it holds no recipe.yaml")
         return cls(path, load_recipe(path / "recipe.yaml"))
 
@@ -93,7 +97,7 @@ class RunFolder:
 
 def check_new(path: Path) -> None:
     """Raise an InputError if a new run can't have this folder."""
-    if path.exists():
+    if os.path.lexists(path):
         raise InputError(
             f"{path} exists; name another folder with --run-dir, "
             f"or go on with the run in it by `tribin resume {path}`"

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.library import opcheck
-
 from tests.ops.estimators import (
     away_from_window_borders,
     finite_differences,
     surrogate_activation,
     surrogate_weight,
 )
+from torch import Tensor
+from torch.library import opcheck
+
 from tribin import ops
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -4,15 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.library import opcheck
-
 from tests.ops.estimators import (
     away_from_window_borders,
     finite_differences,
     surrogate_activation,
     surrogate_weight,
 )
+from torch import Tensor
+from torch.library import opcheck
+
 from tribin import ops
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import torch
 
+from tribin.errors import InputError
 from tribin.run_folder import RunFolder, default_device
 from tribin.seeding import seed_noise
 from tribin.tracking import save_image_grid
@@ -48,7 +49,10 @@ def sample(
     seed_noise(seed, "samples")
     with torch.no_grad():
         images = model.sample(count, temperature)
-    save_image_grid(images, output, levels=model.levels)
+    try:
+        save_image_grid(images, output, levels=model.levels)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror}") from error
     if as_json:
         result = {"file": str(output), "count": count, "temperature": temperature}
         click.echo(json.dumps({**result, "weights": weights}))

@@ -46,8 +46,11 @@ class Progress:
         text = format_metrics(dict(islice(metrics.items(), METRICS_SHOWN)))
         speed = self._images_per_second(images_seen)
         if self._bar.disable:
+            digits = 2 if speed < 10 else 0
             done = f"{images_seen:,}/{self._total:,} images  {images_seen / self._total:.1%}"
-            print_line("  ".join(part for part in (done, text, f"{speed:,.0f} images/s") if part))
+            print_line(
+                "  ".join(part for part in (done, text, f"{speed:,.{digits}f} images/s") if part)
+            )
         else:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(images_seen - self._bar.n)

@@ -81,9 +81,8 @@ class CheckpointStore:
             save_file({key: value.detach().contiguous() for key, value in group.items()}, file)
             _sync(file)
             files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-        manifest = {
-            "format": FORMAT_VERSION, "images_seen": images_seen, "files": files, **metadata,
-        }  # fmt: skip
+        content = {"images_seen": images_seen, "files": files, **metadata}
+        manifest = {"format": FORMAT_VERSION, "sha256": _json_sha256(content), **content}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         _sync(temporary / MANIFEST)
         _sync(temporary)
@@ -91,7 +90,7 @@ class CheckpointStore:
             shutil.rmtree(target)
         os.rename(temporary, target)
         _sync(self.folder)
-        self._prune()
+        self._prune(images_seen)
         return target
 
     def newest_intact(self, report: Callable[[str], None]) -> Checkpoint | None:
@@ -103,13 +102,16 @@ class CheckpointStore:
         Raises:
             InputError: if there are checkpoints and all are damaged.
         """
-        faults = []
+        faults: list[str] = []
         for folder in self._newest_first():
             try:
-                return _verified(folder)
-            except InputError as fault:
-                report(f"{fault}; falling back to the one before it")
-                faults.append(str(fault))
+                checkpoint = _verified(folder)
+            except InputError as error:
+                faults.append(str(error))
+                continue
+            for fault in faults:
+                report(f"{fault}; falling back to {folder.name}")
+            return checkpoint
         if faults:
             raise InputError(f"{self.folder} holds no intact checkpoint: " + "; ".join(faults))
         return None
@@ -119,39 +121,51 @@ class CheckpointStore:
             numbered = [path for path in self.folder.iterdir() if path.name.isdecimal()]
             yield from sorted(numbered, key=lambda path: int(path.name), reverse=True)
 
-    def _prune(self) -> None:
-        for folder in list(self._newest_first())[self.keep :]:
+    def _prune(self, saved: int) -> None:
+        # Any ahead are damaged: they must not count in the place of good ones.
+        reached = [folder for folder in self._newest_first() if int(folder.name) <= saved]
+        for folder in reached[self.keep :]:
             shutil.rmtree(folder)
 
 
 def _verified(folder: Path) -> Checkpoint:
+    content = _read_manifest(folder)
+    images_seen, files = content.pop("images_seen"), content.pop("files")
+    damaged = [name for name, file in files.items() if not _matches(folder / name, file)]
+    if damaged:
+        raise InputError(f"checkpoint {folder}: damaged or missing {', '.join(damaged)}")
+    return Checkpoint(folder, images_seen, content)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        version, files = manifest.pop("format"), manifest.pop("files")
-        images_seen = manifest.pop("images_seen")
-        damaged = [name for name, file in files.items() if not _matches(folder / name, file)]
+        content: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+        version, checksum = content.pop("format"), content.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {folder}: its manifest is damaged ({error!r})") from error
     if version != FORMAT_VERSION:
         raise InputError(
             f"checkpoint {folder}: format {version!r}, this tribin reads {FORMAT_VERSION}"
         )
-    if damaged:
-        raise InputError(f"checkpoint {folder}: damaged or missing {', '.join(damaged)}")
-    return Checkpoint(folder, images_seen, manifest)
+    if checksum != _json_sha256(content):
+        raise InputError(f"checkpoint {folder}: its manifest is damaged (another checksum)")
+    return content
 
 
 def _matches(file: Path, expected: Mapping[str, Any]) -> bool:
-    return (
-        file.is_file()
-        and file.stat().st_size == expected["bytes"]
-        and _sha256(file) == expected["sha256"]
-    )
+    try:
+        return file.stat().st_size == expected["bytes"] and _sha256(file) == expected["sha256"]
+    except OSError:
+        return False
 
 
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _json_sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

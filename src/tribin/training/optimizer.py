@@ -60,10 +60,13 @@ def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
     """Put back what `optimizer_tensors` returned."""
-    indices = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+    parameters = dict(model.named_parameters())
+    indices = {name: index for index, name in enumerate(parameters)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition(":")
+        if value.ndim:  # the fused update asks for the parameter's memory format
+            value = torch.empty_like(parameters[name]).copy_(value)
         state.setdefault(indices[name], {})[quantity] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from tribin.evaluation import evaluate
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
-from tribin.provenance import provenance
+from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe
 from tribin.run_folder import RunFolder, build_model, check_new, default_device
 from tribin.seeding import seed_noise
@@ -116,6 +116,7 @@ class Trainer:
     def initialize(self) -> None:
         """Data-dependent initialization, on the images that training sees first."""
         count = min(self.recipe.training.initialization_images, len(self._train_images))
+        print_line(f"initializing on {count:,} images")
         initialize_from_data(self.model, self._batch(count))
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -193,16 +194,21 @@ class Trainer:
         tracker.message(f"warning: {reason}: step skipped")
 
     def _metrics(self, result: StepResult, rate: float) -> dict[str, float]:
-        return {
-            **{name: value.item() for name, value in result.metrics.items()},
+        values = {name: value.item() for name, value in result.metrics.items()}
+        return {  # the first four are those that the terminal shows
+            "bits_per_dim": values["bits_per_dim"],
+            "loss": values["loss"],
             "gradient_norm": result.gradient_norm.item(),
             "learning_rate": rate,
+            **values,
             "skipped_steps": self.skipped_steps,
         }
 
     def _weights(self) -> dict[str, GenerativeModel]:
-        averaged = {} if self.average is None else {"ema": self.average.module}
-        return {**averaged, "raw": self.model}
+        """The models to measure, the one that the run's results are of first."""
+        if self.average is None:
+            return {"raw": self.model}
+        return {"ema": cast(GenerativeModel, self.average.module), "raw": self.model}
 
     def _validate(self, tracker: Tracker) -> None:
         for weights, model in self._weights().items():
@@ -275,7 +281,7 @@ class Trainer:
             "images_seen": self.images_seen,
             **size,
             "data": self.images.source,
-            "device": provenance(self.device)["device"],
+            "device": device_name(self.device),
         }
         tracker.finish(summary)
         return summary

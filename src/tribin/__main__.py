@@ -1,0 +1,5 @@
+"""``python -m tribin``: the command line."""
+
+from tribin.cli import main
+
+main(prog_name="tribin")
