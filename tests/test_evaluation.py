@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tribin.data import load_images
-from tribin.errors import NonFiniteError
+from tribin.errors import InputError, NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.models import GenerativeModel, Objective
 from tribin.run_folder import RunFolder
@@ -112,6 +112,11 @@ def test_a_density_that_is_not_finite_fails(bad: float, draws: int) -> None:
     table[:, [3, 7]] = bad
     with pytest.raises(NonFiniteError, match=r"density of 2 of 10 images .* the first .* image 3"):
         evaluate(Recorder(table), numbered_images(10), batch_size=4, importance_samples=draws)
+
+
+def test_one_image_has_no_standard_error() -> None:
+    with pytest.raises(InputError, match="1 images to evaluate"):
+        evaluate(Recorder(random_table(1, 1)), numbered_images(1), batch_size=1)
 
 
 def test_noise_is_a_function_of_the_seed_and_the_image() -> None:

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def test_a_new_folder_holds_the_recipe_and_where_it_ran(tmp_path: Path) -> None:
-    recipe = tiny_recipe("seed=7", "optimizer.learning_rate=2e-5")
+    recipe = tiny_recipe("seed=7", "optimizer.learning_rate=2e-2")
     run = RunFolder.create(tmp_path / "new" / "run", recipe, CPU)
     assert sorted(path.name for path in run.path.iterdir()) == [
         "provenance.json",

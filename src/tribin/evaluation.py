@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tribin.errors import NonFiniteError
+from tribin.errors import InputError, NonFiniteError
 from tribin.models import GenerativeModel
 from tribin.seeding import seed_noise
 
@@ -49,8 +49,11 @@ def evaluate(
         seed: of the noise.
 
     Raises:
+        InputError: if there are fewer than 2 images.
         NonFiniteError: if the density of any image is not finite.
     """
+    if len(images) < 2:
+        raise InputError(f"{len(images)} images to evaluate; a standard error takes at least 2")
     nats = []
     # The bar shows on a terminal only, and leaves nothing behind.
     starts = range(0, len(images), batch_size)

@@ -63,7 +63,7 @@ def test_forward_is_the_sum_written_out(binary_input: bool) -> None:
 
 
 @pytest.mark.parametrize("binary_input", [False, True])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(0, 2), st.integers(1, 40), st.integers(3, 6), st.integers(3, 6)),
     outputs=st.integers(1, 4),

@@ -31,7 +31,7 @@ def simulated(x: Tensor, weight: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("binary_input", [False, True])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(0, 4),
     length=st.integers(1, 70),

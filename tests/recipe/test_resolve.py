@@ -217,6 +217,7 @@ def test_overrides_are_read_as_yaml_and_the_last_one_wins(recipe_file):
     overrides = [
         "optimizer.learning_rate=1",
         "optimizer.learning_rate=2e-5",
+        "optimizer.schedule=constant",
         "training.images=50_000_000",
         "training.ema_decay=null",
         "tracking.entity=",

@@ -2,7 +2,7 @@ import contextlib
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tribin.recipe.faults import Origin, UnreadableError
@@ -145,7 +145,6 @@ trees = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(trees)
 @example("1e3")
 @example("0o7")
@@ -162,7 +161,6 @@ def test_a_value_written_twice_is_written_out_twice():
     assert "&" not in write_yaml({"x": shared, "y": shared})
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab01.:-,[]{}&*!|>'\"%@#?~\\xUu \n\t") | st.text())
 @example("%YAML 1")
 @example("? ")

@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tribin.errors import InputError
@@ -25,7 +25,6 @@ def reject_constant(name: str) -> float:
     raise AssertionError(f"{name} is not JSON")
 
 
-@settings(deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_records_are_strict_json_and_are_read_back(
     record: dict[str, float | int | str],

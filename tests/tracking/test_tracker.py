@@ -16,17 +16,6 @@ from tribin.tracking.wandb_run import SETTINGS
 RECIPE = {"model": {"name": "resnet_vae", "width": 8}, "data": {"name": "digits"}, "seed": 3}
 
 
-@pytest.fixture(autouse=True)
-def no_wandb_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's own W&B account, settings and files out of the tests."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-
-
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "digits_w1a1"

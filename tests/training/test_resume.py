@@ -197,3 +197,22 @@ def test_only_damaged_checkpoints_are_bad_input_and_change_nothing(
         assert result.stderr.startswith(f"tribin: {run_dir}/checkpoints holds no intact checkpoint")
         assert result.stderr.count("\n") == 1
     assert metrics(run_dir) == metrics(trained_run)
+
+
+def test_a_recipe_that_was_changed_is_not_resumed(trained_run: Path, tmp_path: Path) -> None:
+    run_dir = copy(trained_run, tmp_path)
+    recipe = run_dir / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("width: 8", "width: 16"))
+    result = tribin("resume", run_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "model in recipe.yaml is not that of checkpoint" in result.stderr
+    assert metrics(run_dir) == metrics(trained_run)
+
+
+def test_where_the_data_is_and_what_is_tracked_may_change(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    run_dir = copy(trained_run, tmp_path)
+    recipe = run_dir / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("project: tribin", "project: other"))
+    assert tribin("resume", run_dir).exit_code == 0

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tribin_kernels.reference.packing import pack_bits, pack_signs, unpack_bits, unpack_signs
-from tribin_kernels.reference.signs import activation_mask, sign, weight_scale
+from tribin_kernels.reference.packing import pack_bits, unpack_bits, unpack_signs
+from tribin_kernels.reference.signs import activation_mask, plus_minus_one, sign, weight_scale
 
 
 def binary_conv2d(
@@ -85,9 +85,10 @@ def binary_conv2d_w1a1(
         y, [N, out, H', W'], and what the backward pass needs of x: the row bits along the channels
         of its signs and of the estimator's mask, int32 [N, H, W, ceil(C/32)] each.
     """
-    y = binary_conv2d(sign(x), latent_weight, gain, bias, stride, padding)
-    pixels = x.permute(0, 2, 3, 1)
-    return y, pack_signs(pixels), pack_bits(activation_mask(pixels))
+    negative, passes = x < 0, activation_mask(x)
+    signs = plus_minus_one(negative, x.dtype)
+    y = binary_conv2d(signs, latent_weight, gain, bias, stride, padding)
+    return y, pack_bits(negative.permute(0, 2, 3, 1)), pack_bits(passes.permute(0, 2, 3, 1))
 
 
 def binary_conv2d_w1a1_backward(

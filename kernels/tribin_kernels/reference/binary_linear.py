@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tribin_kernels.reference.packing import pack_bits, pack_signs, unpack_bits, unpack_signs
-from tribin_kernels.reference.signs import activation_mask, sign, weight_scale
+from tribin_kernels.reference.packing import pack_bits, unpack_bits, unpack_signs
+from tribin_kernels.reference.signs import activation_mask, plus_minus_one, sign, weight_scale
 
 
 def binary_linear(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,8 +62,9 @@ def binary_linear_w1a1(
         y, [..., out], and what the backward pass needs of x: the row bits of its signs and of the
         estimator's mask, int32 [..., ceil(K/32)] each.
     """
-    y = binary_linear(sign(x), latent_weight, gain, bias)
-    return y, pack_signs(x), pack_bits(activation_mask(x))
+    negative = x < 0
+    y = binary_linear(plus_minus_one(negative, x.dtype), latent_weight, gain, bias)
+    return y, pack_bits(negative), pack_bits(activation_mask(x))
 
 
 def binary_linear_w1a1_backward(

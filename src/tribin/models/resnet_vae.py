@@ -41,7 +41,10 @@ class ResNetVAEConfig:
     )
     free_bits: float = field(
         default=0.1,
-        metadata={"ge": 0, "description": "nats of KL a latent channel has free in training"},
+        metadata={
+            "ge": 0,
+            "description": "nats of KL each latent channel has free, in the mean of a micro-batch",
+        },
     )
 
 

@@ -1,5 +1,6 @@
 """The sections of a recipe: every key, its type, range, default and meaning."""
 
+import math
 import operator
 from functools import cache, reduce
 from typing import Annotated, Any, Literal
@@ -55,7 +56,10 @@ class Optimizer(Section):
         default=0.999995, gt=0, le=1, description="factor per step (exponential only)"
     )
     final_learning_rate: float = Field(
-        default=5e-4, ge=0, description="floor of the exponential, end of the cosine"
+        default=5e-4,
+        ge=0,
+        validate_default=True,
+        description="floor of the exponential, end of the cosine",
     )
     warmup_images: Count = Field(
         default=0, description="images over which the learning rate rises from 0"
@@ -63,6 +67,14 @@ class Optimizer(Section):
     gradient_clip: float | None = Field(
         default=1.0, gt=0, description="largest norm of the gradient; null: no clipping"
     )
+
+    @field_validator("final_learning_rate")
+    @classmethod
+    def _not_above_the_first(cls, final: float, info: ValidationInfo) -> float:
+        first = info.data.get("learning_rate", math.inf)
+        if info.data.get("schedule") != "constant" and final > first:
+            raise ValueError(f"{final:g} is above optimizer.learning_rate ({first:g})")
+        return final
 
 
 class Training(Section):
@@ -84,7 +96,7 @@ class Training(Section):
         default="stop", description="what to do with a step whose loss or gradient is not finite"
     )
     maximum_skipped_steps: Count = Field(
-        default=10, description="stop once so many steps were skipped"
+        default=10, description="how many steps may be skipped; one more stops the run"
     )
     log_every_images: Positive = Field(default=10_000, description="images between logged metrics")
 
@@ -103,8 +115,8 @@ class Evaluation(Section):
     every_images: Positive | None = Field(
         default=None, description="training images between validations; null: none"
     )
-    images: Positive | None = Field(
-        default=None, description="evaluate only the first so many images; null: all"
+    images: int | None = Field(
+        default=None, ge=2, description="evaluate only the first so many images; null: all"
     )
     batch_size: Positive = Field(default=128, description="images per batch")
     importance_samples: Positive = Field(
@@ -162,8 +174,8 @@ class Recipe(Section):
     @classmethod
     def _has_validation_images(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
         data = info.data.get("data")
-        if evaluation.every_images and data and not data.validation_images:
-            message = "validation needs images; set data.validation_images to more than 0"
+        if evaluation.every_images and data and data.validation_images < 2:
+            message = "validation needs images; set data.validation_images to 2 or more"
             raise PydanticCustomError("needs_images", message, {"field": "every_images"})
         return evaluation
 

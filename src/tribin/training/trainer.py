@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tribin.data import ImageSplits, batch_indices, load_images
-from tribin.errors import NonFiniteError
+from tribin.errors import InputError, NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
@@ -51,7 +51,8 @@ def resume(run_dir: Path) -> dict[str, Any]:
     """Go on with a run from its newest intact checkpoint, bit for bit as if it had not stopped.
 
     Raises:
-        InputError: if the folder holds no run, or only damaged checkpoints.
+        InputError: if the folder holds no run or only damaged checkpoints, or if its recipe was
+            changed.
         NonFiniteError: if the guard stops the run.
     """
     run = RunFolder.open(run_dir)
@@ -61,13 +62,29 @@ def resume(run_dir: Path) -> dict[str, Any]:
         print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
         trainer.initialize()
         return _run(trainer, run, resume=True)
+    _check_same_training(run.recipe, checkpoint)
     trainer.restore(checkpoint)
     return _run(trainer, run, resume=True, wandb_run_id=checkpoint.metadata["wandb_run_id"])
 
 
+def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    before, now = checkpoint.metadata["recipe"], recipe.model_dump(mode="json")
+    for section in ("seed", "model", "optimizer", "training"):
+        if before[section] != now[section]:
+            raise InputError(
+                f"{section} in recipe.yaml is not that of checkpoint {checkpoint.folder}; "
+                "a run resumes as it began, train another for another recipe"
+            )
+
+
 def _load(recipe: Recipe) -> ImageSplits:
     data = recipe.data
-    return load_images(data.name, data.path, data.image_shape, data.levels, data.validation_images)
+    images = load_images(
+        data.name, data.path, data.image_shape, data.levels, data.validation_images
+    )
+    if len(images.test) < 2:
+        raise InputError(f"data: {images.source}; a standard error takes at least 2 test images")
+    return images
 
 
 def _run(
