@@ -1,4 +1,4 @@
-"""The folder of one run: its recipe, its checkpoints, and the model in them."""
+"""The folder of one run, and what its recipe stands for: the model and the images."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tribin.data import image_format
+from tribin.data import ImageSplits, image_format, load_images
 from tribin.errors import InputError
 from tribin.models import MODELS, GenerativeModel
 from tribin.provenance import provenance
@@ -112,6 +112,21 @@ def build_model(recipe: Recipe) -> GenerativeModel:
     """
     form = image_format(recipe.data.name, recipe.data.image_shape, recipe.data.levels)
     return MODELS[recipe.model.name](recipe.model.config(), form.shape, form.levels)
+
+
+def load_data(recipe: Recipe) -> ImageSplits:
+    """The recipe's images.
+
+    Raises:
+        InputError: if they can't be had, or are not what the recipe says.
+    """
+    data = recipe.data
+    images = load_images(
+        data.name, data.path, data.image_shape, data.levels, data.validation_images
+    )
+    if len(images.test) < 2:
+        raise InputError(f"data: {images.source}; a standard error takes at least 2 test images")
+    return images
 
 
 def default_device() -> torch.device:

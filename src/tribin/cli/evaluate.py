@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from tribin.data import load_images
 from tribin.evaluation import evaluate as evaluate_model
-from tribin.run_folder import RunFolder, default_device
+from tribin.run_folder import RunFolder, default_device, load_data
 
 
 @click.command()
@@ -38,13 +37,10 @@ def evaluate(
     """
     run = RunFolder.open(run_dir)
     model, weights = run.load_model(default_device(), weights)
-    data, section = run.recipe.data, run.recipe.evaluation
-    splits = load_images(
-        data.name, data.path, data.image_shape, data.levels, data.validation_images
-    )
+    section, data = run.recipe.evaluation, load_data(run.recipe)
     result = evaluate_model(
         model,
-        splits.test[: images or section.images],
+        data.test[: images or section.images],
         batch_size=batch_size or section.batch_size,
         importance_samples=importance_samples or section.importance_samples,
         seed=run.recipe.seed,
@@ -57,4 +53,4 @@ def evaluate(
         f"test bits/dim  {result.bits_per_dim:.4f} ± {result.standard_error:.4f} "
         f"({bound}, {result.images:,} images, {weights} weights)"
     )
-    click.echo(f"data           {splits.source}")
+    click.echo(f"data           {data.source}")

@@ -45,8 +45,9 @@ def binary_conv2d(
     """
     strides, paddings = _pair(stride), _pair(padding)
     _check_shapes(x, latent_weight, gain, bias, strides, paddings)
-    function = _BinaryConv2dW1A1 if binary_input else _BinaryConv2d
-    y: Tensor = function.apply(to_compute_dtype(x), latent_weight, gain, bias, strides, paddings)
+    y: Tensor = _BinaryConv2d.apply(
+        to_compute_dtype(x), latent_weight, gain, bias, strides, paddings, binary_input
+    )
     return y
 
 
@@ -94,45 +95,21 @@ class _BinaryConv2d(torch.autograd.Function):
         bias: Tensor | None,
         stride: list[int],
         padding: list[int],
+        binary_input: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, latent_weight, gain)
-        ctx.stride, ctx.padding = stride, padding
-        y: Tensor = _binary_conv2d(x, latent_weight, gain, bias, stride, padding)
+        forward = _binary_conv2d_w1a1 if binary_input else _binary_conv2d
+        result = forward(x, latent_weight, gain, bias, stride, padding)
+        y, *saved = result if binary_input else (result, x)
+        ctx.save_for_backward(*saved, latent_weight, gain)
+        ctx.stride, ctx.padding, ctx.binary_input = stride, padding, binary_input
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        *gradients, grad_bias = _binary_conv2d_backward(
-            grad_y, *ctx.saved_tensors, ctx.stride, ctx.padding
-        )
-        return *gradients, grad_bias if ctx.needs_input_grad[3] else None, None, None
-
-
-class _BinaryConv2dW1A1(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        latent_weight: Tensor,
-        gain: Tensor,
-        bias: Tensor | None,
-        stride: list[int],
-        padding: list[int],
-    ) -> Tensor:
-        y: Tensor
-        y, signs, mask = _binary_conv2d_w1a1(x, latent_weight, gain, bias, stride, padding)
-        ctx.save_for_backward(signs, mask, latent_weight, gain)
-        ctx.stride, ctx.padding = stride, padding
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        *gradients, grad_bias = _binary_conv2d_w1a1_backward(
-            grad_y, *ctx.saved_tensors, ctx.stride, ctx.padding
-        )
-        return *gradients, grad_bias if ctx.needs_input_grad[3] else None, None, None
+        backward = _binary_conv2d_w1a1_backward if ctx.binary_input else _binary_conv2d_backward
+        *gradients, grad_bias = backward(grad_y, *ctx.saved_tensors, ctx.stride, ctx.padding)
+        return *gradients, grad_bias if ctx.needs_input_grad[3] else None, None, None, None
 
 
 def _fake_forward(

@@ -38,8 +38,7 @@ def binary_linear(
         ValueError: where shapes don't fit.
     """
     _check_shapes(x, latent_weight, gain, bias)
-    function = _BinaryLinearW1A1 if binary_input else _BinaryLinear
-    y: Tensor = function.apply(to_compute_dtype(x), latent_weight, gain, bias)
+    y: Tensor = _BinaryLinear.apply(to_compute_dtype(x), latent_weight, gain, bias, binary_input)
     return y
 
 
@@ -66,34 +65,26 @@ def check_per_output(name: str, latent_weight: Tensor, gain: Tensor, bias: Tenso
 class _BinaryLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        latent_weight: Tensor,
+        gain: Tensor,
+        bias: Tensor | None,
+        binary_input: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, latent_weight, gain)
-        y: Tensor = _binary_linear(x, latent_weight, gain, bias)
+        forward = _binary_linear_w1a1 if binary_input else _binary_linear
+        result = forward(x, latent_weight, gain, bias)
+        y, *saved = result if binary_input else (result, x)
+        ctx.save_for_backward(*saved, latent_weight, gain)
+        ctx.binary_input = binary_input
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        *gradients, grad_bias = _binary_linear_backward(grad_y, *ctx.saved_tensors)
-        return *gradients, grad_bias if ctx.needs_input_grad[3] else None
-
-
-class _BinaryLinearW1A1(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        y: Tensor
-        y, signs, mask = _binary_linear_w1a1(x, latent_weight, gain, bias)
-        ctx.save_for_backward(signs, mask, latent_weight, gain)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        *gradients, grad_bias = _binary_linear_w1a1_backward(grad_y, *ctx.saved_tensors)
-        return *gradients, grad_bias if ctx.needs_input_grad[3] else None
+        backward = _binary_linear_w1a1_backward if ctx.binary_input else _binary_linear_backward
+        *gradients, grad_bias = backward(grad_y, *ctx.saved_tensors)
+        return *gradients, grad_bias if ctx.needs_input_grad[3] else None, None
 
 
 def _fake_forward(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:

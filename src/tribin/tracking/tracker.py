@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tribin.tracking.atomic_file import write_atomically
 from tribin.tracking.metrics_file import MetricsFile
-from tribin.tracking.progress import Progress, format_metrics, print_line
+from tribin.tracking.progress import Progress, print_line
 from tribin.tracking.strict_json import Scalar, dump_scalars
 from tribin.tracking.wandb_run import WandbMode, WandbRun
 
@@ -88,7 +88,6 @@ class Tracker:
         write_atomically(self._run_dir / "summary.json", f"{dump_scalars(summary, 2)}\n".encode())
         self._wandb.finish(summary)
         self._progress.close()
-        print_line(f"finished: {format_metrics(summary)}")
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tribin.data import ImageSplits, batch_indices, load_images
+from tribin.data import ImageSplits, batch_indices
 from tribin.errors import InputError, NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.inspection import model_size
@@ -16,7 +16,7 @@ from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
 from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe
-from tribin.run_folder import RunFolder, build_model, check_new, default_device
+from tribin.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.seeding import seed_noise
 from tribin.tracking import Tracker, pair_up, save_image_grid
 from tribin.tracking.atomic_file import write_atomically
@@ -41,7 +41,7 @@ def train(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
         NonFiniteError: if the guard stops the run.
     """
     check_new(run_dir)
-    trainer = Trainer(recipe, _load(recipe))
+    trainer = Trainer(recipe, load_data(recipe))
     run = RunFolder.create(run_dir, recipe, trainer.device)
     trainer.initialize()
     return _run(trainer, run)
@@ -57,7 +57,7 @@ def resume(run_dir: Path) -> dict[str, Any]:
     """
     run = RunFolder.open(run_dir)
     checkpoint = run.checkpoints.newest_intact(print_line)
-    trainer = Trainer(run.recipe, _load(run.recipe))
+    trainer = Trainer(run.recipe, load_data(run.recipe))
     if checkpoint is None:
         print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
         trainer.initialize()
@@ -75,16 +75,6 @@ def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
                 f"{section} in recipe.yaml is not that of checkpoint {checkpoint.folder}; "
                 "a run resumes as it began, train another for another recipe"
             )
-
-
-def _load(recipe: Recipe) -> ImageSplits:
-    data = recipe.data
-    images = load_images(
-        data.name, data.path, data.image_shape, data.levels, data.validation_images
-    )
-    if len(images.test) < 2:
-        raise InputError(f"data: {images.source}; a standard error takes at least 2 test images")
-    return images
 
 
 def _run(
