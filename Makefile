@@ -1,4 +1,4 @@
-# Both make .venv where it is missing; nothing else has to be installed but Python 3.11+ and make.
+# Every target makes .venv where it is missing; it takes Python 3.11+ and make, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt

@@ -19,9 +19,9 @@ from torch import Tensor
 from tribin.nn import initialize_from_data
 from tribin.provenance import provenance
 from tribin.recipe import Recipe, load_recipe
-from tribin.run_folder import build_model, default_device
 from tribin.seeding import seed_noise
 from tribin.training.optimizer import build_optimizer
+from tribin.training.run_folder import build_model, default_device
 from tribin.training.step import train_step
 
 PRECISIONS = {"W1A1": (1, 1), "W1A32": (1, 32), "W32A32": (32, 32)}

@@ -29,7 +29,7 @@ def write_pngs(folder: Path, **splits: Pictures) -> Path:
 
 def write_parquet(folder: Path, **splits: Pictures) -> Path:
     """One parquet file a split, with a label beside the image, in the hub's layout."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     features = datasets.Features({"label": datasets.Value("int64"), "img": datasets.Image()})
     for split, images in splits.items():
         rows = {"label": [0] * len(images), "img": images}

@@ -13,7 +13,7 @@ from tribin.data import load_images
 from tribin.errors import InputError, NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.models import GenerativeModel, Objective
-from tribin.run_folder import RunFolder
+from tribin.training.run_folder import RunFolder
 
 SHAPE = (1, 2, 3)
 

@@ -45,7 +45,7 @@ def evaluate(
         model: in the state to measure.
         images: uint8 [N, C, H, W], N at least 2.
         batch_size: images at a time; the noise, and so the last digits, depend on it.
-        importance_samples: draws per image, K of the bound of Burda et al. (2016), equation 8.
+        importance_samples: draws per image, K of the bound of Burda et al. (2016).
         seed: of the noise.
 
     Raises:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.image_files import write_parquet
 
 from tribin.data import load_images
 from tribin.data.order import validation_mask
@@ -23,17 +24,6 @@ def random_pixels(images: int, channels: int, seed: int = 0) -> Pixels:
 
 def as_pictures(pixels: Pixels) -> list[Image.Image]:
     return [Image.fromarray(np.moveaxis(image, 0, -1).squeeze()) for image in pixels]
-
-
-def write_parquet(folder: Path, **splits: list[Image.Image]) -> Path:
-    """Write a folder in the hub's layout, with a second column, as image sets have one."""
-    folder.mkdir(exist_ok=True)
-    features = datasets.Features({"label": datasets.Value("int64"), "img": datasets.Image()})
-    for split, pictures in splits.items():
-        columns = {"label": [0] * len(pictures), "img": pictures}
-        rows = datasets.Dataset.from_dict(columns, features=features)
-        rows.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
-    return folder
 
 
 def grey_folder(folder: Path, pixels: Pixels) -> Path:

@@ -5,7 +5,7 @@ import torch
 
 from tribin.inspection import model_size
 from tribin.recipe import load_recipe, shipped_recipes
-from tribin.run_folder import build_model
+from tribin.training.run_folder import build_model
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

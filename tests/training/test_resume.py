@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -199,20 +200,37 @@ def test_only_damaged_checkpoints_are_bad_input_and_change_nothing(
     assert metrics(run_dir) == metrics(trained_run)
 
 
-def test_a_recipe_that_was_changed_is_not_resumed(trained_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("section", "before", "after"),
+    [
+        ("model", "width: 8", "width: 16"),
+        ("data", "validation_images: 40", "validation_images: 41"),
+        ("optimizer", "epsilon: 1.0e-08", "epsilon: 1.0e-07"),
+    ],
+)
+def test_a_recipe_that_was_changed_is_not_resumed(
+    trained_run: Path, tmp_path: Path, section: str, before: str, after: str
+) -> None:
     run_dir = copy(trained_run, tmp_path)
-    recipe = run_dir / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("width: 8", "width: 16"))
+    edit(run_dir / "recipe.yaml", before, after)
     result = tribin("resume", run_dir)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "model in recipe.yaml is not that of checkpoint" in result.stderr
+    assert f"{section} in recipe.yaml is not that of checkpoint" in result.stderr
     assert metrics(run_dir) == metrics(trained_run)
 
 
-def test_where_the_data_is_and_what_is_tracked_may_change(
+def test_where_the_images_are_and_what_is_tracked_may_change(
     trained_run: Path, tmp_path: Path
 ) -> None:
     run_dir = copy(trained_run, tmp_path)
-    recipe = run_dir / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("project: tribin", "project: other"))
+    digits = shutil.copytree(str(resources.files("tribin.data") / "digits"), tmp_path / "digits")
+    edit(run_dir / "recipe.yaml", "path: null", f"path: {digits}")
+    edit(run_dir / "recipe.yaml", "project: tribin", "project: other")
     assert tribin("resume", run_dir).exit_code == 0
+    assert metrics(run_dir) == metrics(trained_run)
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert before in text
+    file.write_text(text.replace(before, after), encoding="utf-8")

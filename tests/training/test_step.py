@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tribin.models import GenerativeModel, Objective
 from tribin.nn import BinaryConv2d, BinaryLinear, initialize_from_data, latent_weights
-from tribin.run_folder import build_model
 from tribin.training.optimizer import build_optimizer, optimizer_tensors
+from tribin.training.run_folder import build_model
 from tribin.training.step import SignFlips, train_step
 
 Fault = Callable[[Tensor], Tensor]

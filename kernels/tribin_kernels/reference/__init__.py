@@ -2,7 +2,7 @@
 
 It is the CPU implementation of the ops in `tribin.ops` and what the tests of the kernels compare
 with. Sources: "Reducing the Computational Cost of Deep Generative Models with Binary Neural
-Networks" (ICLR 2021), sections 2 and 3.
+Networks" (Bird, Kingma and Barber, ICLR 2021).
 """
 
 from tribin_kernels.reference.binary_conv2d import (

@@ -1,7 +1,7 @@
 """Binary linear layer: y = (x · sign(v)ᵀ)·α + b with α = g/√K.
 
 The scale comes after the product. The backward pass follows the straight-through estimators of
-the paper (section 2): the gradient of sign(v) passes to v as it is, the gradient of sign(x) passes
+Bird et al. (2021): the gradient of sign(v) passes to v as it is, the gradient of sign(x) passes
 to x where |x| ≤ 1.
 """
 

@@ -31,7 +31,7 @@ def activation_mask(x: Tensor) -> Tensor:
 
 
 def weight_scale(gain: Tensor, latent_weight: Tensor) -> Tensor:
-    """The scale α = g/√n of binary weight normalization (paper, section 3.1).
+    """The scale α = g/√n of binary weight normalization (Bird et al., 2021).
 
     A sign vector of n elements has the norm √n exactly, so weight normalization needs no norm.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tribin.evaluation import evaluate as evaluate_model
-from tribin.run_folder import RunFolder, default_device, load_data
+from tribin.training.run_folder import RunFolder, default_device, load_data
 
 
 @click.command()

@@ -10,7 +10,7 @@ import torch
 from tribin.errors import InputError
 from tribin.inspection import LayerSize, ModelSize, model_size
 from tribin.recipe import Recipe, load_recipe
-from tribin.run_folder import RunFolder, build_model
+from tribin.training.run_folder import RunFolder, build_model
 
 
 @click.command()

@@ -7,9 +7,9 @@ import click
 import torch
 
 from tribin.errors import InputError
-from tribin.run_folder import RunFolder, default_device
 from tribin.seeding import seed_noise
 from tribin.tracking import save_image_grid
+from tribin.training.run_folder import RunFolder, default_device
 
 
 @click.command()

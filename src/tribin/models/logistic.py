@@ -35,7 +35,7 @@ class Logistic:
 
 @dataclass(frozen=True)
 class DiscretizedLogistic:
-    """A logistic variable rounded to `levels` equal bins that span [−1, 1] (paper, section 4).
+    """A logistic variable rounded to `levels` even values from −1 to 1 (Kingma et al., 2016).
 
     Attributes:
         mean: float32, of each pixel, in the units of [−1, 1].

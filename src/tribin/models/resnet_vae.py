@@ -1,4 +1,4 @@
-"""ResNet VAE with bidirectional inference (paper, section 3.2; Kingma et al., 2016)."""
+"""ResNet VAE with bidirectional inference (Kingma et al., 2016; Bird et al., 2021)."""
 
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -129,6 +129,7 @@ class ResNetVAE(GenerativeModel):
         up = self.stem_blocks(F.elu(self.stem(x)))
         posteriors = []
         for layer in self._layers():
+            # Nothing reads what the topmost block gives; it is part of the published model.
             up, posterior = layer.encode(up)
             posteriors.append(posterior)
         down, kl = self._start(len(images)), []

@@ -1,4 +1,4 @@
-"""Layers with 1-bit weights by binary weight normalization, w = sign(v)·g/√n (paper, 3.1)."""
+"""1-bit layers by binary weight normalization, w = sign(v)·g/√n (Bird et al., 2021)."""
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,6 @@ def latent_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def clip_latent_weights(model: nn.Module) -> None:
-    """Clip every latent weight to [−1, 1], as the paper does after each update (section 2)."""
+    """Clip every latent weight to [−1, 1], as Bird et al. (2021) do after each update."""
     for latent_weight in latent_weights(model).values():
         latent_weight.clamp_(-1, 1)

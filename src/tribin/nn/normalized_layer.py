@@ -39,7 +39,7 @@ class NormalizedLayer(nn.Module, ABC):
         """Set gain and bias so that each output channel on x has mean 0 and std `init_std`.
 
         A channel that is constant on x keeps the gain `init_std`. With an `init_std` of 0 gain and
-        bias are 0. Paper, section 4; exact, where the authors' code is not.
+        bias are 0 (Salimans and Kingma, 2016).
         """
         y = self.transform(x, torch.ones_like(self.gain), None).double()
         y = y.movedim(1 if y.ndim == 4 else -1, 0).flatten(1)

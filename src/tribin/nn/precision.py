@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits of the residual layers: W32A32, W1A32 or W1A1 (paper, table 1).
+    """Bits of the residual layers: W32A32, W1A32 or W1A1 (Bird et al., 2021).
 
     Raises:
         ValueError: for binary activations on real weights, which no layer implements.

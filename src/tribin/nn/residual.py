@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torc
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(a(conv(a(x)))), [N, width, H, W] to the same shape (paper, section 3.2).
+    """x + conv(a(conv(a(x)))), [N, width, H, W] to the same shape (Bird et al., 2021).
 
     Data-dependent initialization makes the block the identity. With binary activations a is the
     sign, which the binary convolutions take themselves.

@@ -25,7 +25,7 @@ def binary_conv2d(
     """y = conv2d(x, sign(v))·g/√n + b, differentiable by the straight-through estimators.
 
     n = C·kh·kw. The weights' signs pass their gradient on as it is; with `binary_input` the
-    convolution takes sign(x), whose gradient passes where |x| ≤ 1 (paper, sections 2 and 3.1).
+    convolution takes sign(x), whose gradient passes where |x| ≤ 1 (Bird et al., 2021).
     Padding is the value 0 in both cases.
 
     Args:

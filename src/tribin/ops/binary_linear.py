@@ -22,7 +22,7 @@ def binary_linear(
     """y = (x · sign(v)ᵀ)·g/√K + b, differentiable by the straight-through estimators.
 
     The weights' signs pass their gradient on as it is; with `binary_input` the product takes
-    sign(x), whose gradient passes where |x| ≤ 1 (paper, section 2).
+    sign(x), whose gradient passes where |x| ≤ 1 (Bird et al., 2021).
 
     Args:
         x: [..., K], floating point.

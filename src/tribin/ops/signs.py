@@ -1,4 +1,4 @@
-"""sign(x) with the straight-through estimators of the paper (section 2)."""
+"""sign(x) with the straight-through estimators of Bird et al. (2021)."""
 
 from typing import Any
 

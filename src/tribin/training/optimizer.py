@@ -9,7 +9,7 @@ from tribin.recipe.schema import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
-    """Adam over all parameters, latent weights included (paper, section 4)."""
+    """Adam over all parameters, latent weights included (Bird et al., 2021)."""
     section = recipe.optimizer
     return torch.optim.Adam(
         model.parameters(),

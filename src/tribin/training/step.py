@@ -31,7 +31,7 @@ def train_step(
 ) -> StepResult:
     """Take one step on uint8 images [N, C, H, W], in as many micro-batches as the recipe asks.
 
-    Latent weights are clipped to [−1, 1] after the update (paper, section 2).
+    Latent weights are clipped to [−1, 1] after the update (Bird et al., 2021).
     """
     metrics = _backward(model, images, recipe)
     gradient_norm = nn.utils.clip_grad_norm_(

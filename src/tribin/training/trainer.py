@@ -16,7 +16,6 @@ from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
 from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe
-from tribin.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.seeding import seed_noise
 from tribin.tracking import Tracker, pair_up, save_image_grid
 from tribin.tracking.atomic_file import write_atomically
@@ -28,6 +27,7 @@ from tribin.training.optimizer import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.training.step import SignFlips, StepResult, train_step
 
 RECONSTRUCTED_IMAGES = 32
@@ -69,7 +69,8 @@ def resume(run_dir: Path) -> dict[str, Any]:
 
 def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
     before, now = checkpoint.metadata["recipe"], recipe.model_dump(mode="json")
-    for section in ("seed", "model", "optimizer", "training"):
+    now["data"]["path"] = before["data"]["path"]  # the same images may have moved
+    for section in ("seed", "model", "data", "optimizer", "training"):
         if before[section] != now[section]:
             raise InputError(
                 f"{section} in recipe.yaml is not that of checkpoint {checkpoint.folder}; "

@@ -12,7 +12,7 @@ from tests.runs import tiny_recipe
 from tribin.errors import InputError
 from tribin.provenance import provenance
 from tribin.recipe import load_recipe
-from tribin.run_folder import RunFolder, build_model
+from tribin.training.run_folder import RunFolder, build_model
 
 CPU = torch.device("cpu")
 
