@@ -1,7 +1,10 @@
 """Fixtures that several packages' tests share."""
 
-import json
 import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, and torch may import it
+
+import json
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,0 +1,81 @@
+"""The sizes of a convolution, and the classes of its border."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conv2dShape:
+    """What a launch must know of a convolution; a linear layer is one of 1×1 pixels and one tap.
+
+    Args:
+        batch, channels, height, width: of the input.
+        outputs: channels of the output.
+        kernel, stride, padding: vertical and horizontal.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    outputs: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(
+        cls, x: Tensor, latent_weight: Tensor, stride: list[int], padding: list[int]
+    ) -> "Conv2dShape":
+        """The shape of conv2d(x [N, C, H, W], latent_weight [out, C, kh, kw])."""
+        outputs, channels, kernel_height, kernel_width = latent_weight.shape
+        batch, _, height, width = x.shape
+        return cls(
+            batch,
+            channels,
+            height,
+            width,
+            outputs,
+            (kernel_height, kernel_width),
+            (stride[0], stride[1]),
+            (padding[0], padding[1]),
+        )
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        return self._output_size(0), self._output_size(1)
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def terms(self) -> int:
+        """n, the products that make one output: channels times taps."""
+        return self.channels * self.taps
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of the whole batch: the rows of the product."""
+        height, width = self.output_size
+        return self.batch * height * width
+
+    def border(self, axis: int) -> tuple[int, int]:
+        """How many outputs at the start and the end of an axis have a class of their own.
+
+        Outputs between them see every tap and share one class, so there are start + 1 + end
+        classes. Output o is of class min(o, start) + max(0, o − (size − 1 − end)). Where the two
+        borders meet, every output is a class: start = size − 1, end = 0.
+        """
+        size, padding, stride = self._output_size(axis), self.padding[axis], self.stride[axis]
+        inside = (self.height, self.width)[axis] + padding - self.kernel[axis]
+        start = -(-padding // stride)
+        end = size - 1 - max(inside // stride, -1)
+        return (start, end) if start + end < size else (size - 1, 0)
+
+    def _output_size(self, axis: int) -> int:
+        filled = (self.height, self.width)[axis] + 2 * self.padding[axis]
+        return (filled - self.kernel[axis]) // self.stride[axis] + 1
