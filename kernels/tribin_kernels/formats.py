@@ -1,12 +1,12 @@
 """The kernels' packed formats, as permutations of row bits, each with its inverse, in plain torch.
 
 All hold the bits of row bits (`tribin_kernels.reference`), a bit of 1 meaning negative, and are
-filled up with bits 0. Dimensions are named as in the PTX ISA's table of `mma.m16n8k256`: lane 4g + t
-of a warp, row half rh (rows g and g + 8), half kh of the 256 bits along K.
+filled up with bits 0. Dimensions are named as in the PTX ISA's table of `mma.m16n8k256`: lane
+4g + t of a warp, row half rh (rows g and g + 8), half kh of the 256 bits along K.
 
-The 1-bit tensor core takes K in any order that both operands share. The kernels' channel order puts
-channel 256·kt + 128·kh + 32·q + 8·t + c at bit 8·q + c of word (kt, kh, t): it is the order in which
-a lane's accumulators come out of the product before, see `to_fragments`.
+The 1-bit tensor core takes K in any order that both operands share. The kernels' channel order
+puts channel 256·kt + 128·kh + 32·q + 8·t + c at bit 8·q + c of word (kt, kh, t): it is the order
+in which a lane's accumulators come out of the product before, see `to_fragments`.
 """
 
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ OUTPUT_MULTIPLE = 256
 
 
 def to_paired(row_bits: Tensor) -> Tensor:
-    """Activations for the 1-bit tensor core: 8 neighbouring pixels of 2 images make an MMA row tile.
+    """Activations for the 1-bit tensor core: an MMA row tile is 8 neighbouring pixels of 2 images.
 
     A lane's four A registers are then 16 adjacent bytes under any shift by whole pixels.
 
