@@ -1,5 +1,6 @@
 """The sizes of a convolution, and the classes of its border."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,6 +57,16 @@ class Conv2dShape:
     def terms(self) -> int:
         """n, the products that make one output: channels times taps."""
         return self.channels * self.taps
+
+    @property
+    def gain_factor(self) -> float:
+        """1/√n, which makes the scale of the gain."""
+        return 1 / math.sqrt(self.terms)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output pixel depends on the input pixel at its place alone."""
+        return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
 
     @property
     def pixels(self) -> int:

@@ -1,5 +1,21 @@
-"""Every test of the kernels runs them in the mended interpreter."""
+"""Every test of the kernels runs them in the mended interpreter, into poisoned outputs."""
 
-from tests.kernels import interpreter
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tests.kernels import bit_mma_meanings, interpreter
 
 interpreter.install()
+
+
+@pytest.fixture(autouse=True)
+def _poison() -> Iterator[None]:
+    """Fill new tensors with NaN, or the largest integer: an element left out then shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(()).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+__all__ = ["bit_mma_meanings"]

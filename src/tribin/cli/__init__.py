@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("tribin.cli.evaluate:evaluate", "Measure a run's bits per dimension."),
     "sample": ("tribin.cli.sample:sample", "Draw images from a run."),
     "info": ("tribin.cli.info:info", "Print a model's parameters and bytes."),
+    "profile": ("tribin.cli.profile:profile", "Inspect and tune the kernels."),
     "recipe": ("tribin.cli.recipe:recipe", "List, show, check and compare recipes."),
 }
 

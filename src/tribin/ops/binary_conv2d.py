@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tribin.ops.autocast import to_compute_dtype
-from tribin.ops.binary_linear import check_per_output
+from tribin.ops.checks import check_floating, check_per_output, check_same_device
 from tribin.ops.registration import register_op
 from tribin_kernels import reference
 
@@ -41,8 +41,11 @@ def binary_conv2d(
         [N, out, H', W'], of x's dtype, or autocast's; channels-last where x is.
 
     Raises:
-        ValueError: where shapes don't fit.
+        TypeError: where a tensor is not floating point.
+        ValueError: where shapes, stride or padding don't fit, or tensors are on different devices.
     """
+    check_floating("binary_conv2d", x=x, latent_weight=latent_weight, gain=gain, bias=bias)
+    check_same_device("binary_conv2d", x, latent_weight=latent_weight, gain=gain, bias=bias)
     strides, paddings = _pair(stride), _pair(padding)
     _check_shapes(x, latent_weight, gain, bias, strides, paddings)
     y: Tensor = _BinaryConv2d.apply(
@@ -67,6 +70,10 @@ def _check_shapes(
         raise ValueError(
             f"binary_conv2d: x {list(x.shape)} does not fit latent_weight "
             f"{list(latent_weight.shape)}; they are [N, C, H, W] and [out, C, kh, kw]"
+        )
+    if min(stride) < 1 or min(padding) < 0:
+        raise ValueError(
+            f"binary_conv2d: stride {stride} must be at least 1, padding {padding} at least 0"
         )
     if min(_output_size(x, latent_weight, stride, padding)) < 1:
         raise ValueError(
@@ -172,6 +179,7 @@ def _fake_parameter_gradients(latent_weight: Tensor, gain: Tensor) -> tuple[Tens
     return grad_latent_weight, torch.empty_like(gain), torch.empty_like(gain)
 
 
+_KERNELS = "tribin_kernels.binary_conv2d"
 _FORWARD = (
     "Tensor x, Tensor latent_weight, Tensor gain, Tensor? bias, SymInt[2] stride, SymInt[2] padding"
 )
@@ -179,21 +187,27 @@ _SAVED = "Tensor latent_weight, Tensor gain, SymInt[2] stride, SymInt[2] padding
 _GRADIENTS = "(Tensor grad_x, Tensor grad_latent_weight, Tensor grad_gain, Tensor grad_bias)"
 
 _binary_conv2d = register_op(
-    f"binary_conv2d({_FORWARD}) -> Tensor", reference.binary_conv2d, _fake_forward
+    f"binary_conv2d({_FORWARD}) -> Tensor",
+    reference.binary_conv2d,
+    _fake_forward,
+    kernels=_KERNELS,
 )
 _binary_conv2d_backward = register_op(
     f"binary_conv2d_backward(Tensor grad_y, Tensor x, {_SAVED}) -> {_GRADIENTS}",
     reference.binary_conv2d_backward,
     _fake_backward,
+    kernels=_KERNELS,
 )
 _binary_conv2d_w1a1 = register_op(
     f"binary_conv2d_w1a1({_FORWARD}) -> (Tensor y, Tensor signs, Tensor mask)",
     reference.binary_conv2d_w1a1,
     _fake_forward_w1a1,
+    kernels=_KERNELS,
 )
 _binary_conv2d_w1a1_backward = register_op(
     "binary_conv2d_w1a1_backward(Tensor grad_y, Tensor signs, Tensor mask, "
     f"{_SAVED}) -> {_GRADIENTS}",
     reference.binary_conv2d_w1a1_backward,
     _fake_backward_w1a1,
+    kernels=_KERNELS,
 )

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tribin.ops.autocast import to_compute_dtype
+from tribin.ops.checks import check_floating, check_per_output, check_same_device
 from tribin.ops.registration import register_op
 from tribin_kernels import reference
 
@@ -35,8 +36,11 @@ def binary_linear(
         [..., out], of x's dtype, or autocast's.
 
     Raises:
-        ValueError: where shapes don't fit.
+        TypeError: where a tensor is not floating point.
+        ValueError: where shapes don't fit, or tensors are on different devices.
     """
+    check_floating("binary_linear", x=x, latent_weight=latent_weight, gain=gain, bias=bias)
+    check_same_device("binary_linear", x, latent_weight=latent_weight, gain=gain, bias=bias)
     _check_shapes(x, latent_weight, gain, bias)
     y: Tensor = _BinaryLinear.apply(to_compute_dtype(x), latent_weight, gain, bias, binary_input)
     return y
@@ -49,17 +53,6 @@ def _check_shapes(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor |
             f"{list(latent_weight.shape)}; they are [..., K] and [out, K]"
         )
     check_per_output("binary_linear", latent_weight, gain, bias)
-
-
-def check_per_output(name: str, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> None:
-    """Raise a ValueError unless gain and bias have one element per output of latent_weight."""
-    outputs = latent_weight.shape[:1]
-    for argument, values in {"gain": gain, "bias": bias}.items():
-        if values is not None and values.shape != outputs:
-            raise ValueError(
-                f"{name}: {argument} has the shape {list(values.shape)}, "
-                f"latent_weight asks for {list(outputs)}"
-            )
 
 
 class _BinaryLinear(torch.autograd.Function):
@@ -112,26 +105,33 @@ def _fake_backward_w1a1(
     return _fake_backward(grad_y, signs, latent_weight, gain)
 
 
+_KERNELS = "tribin_kernels.binary_linear"
 _FORWARD = "Tensor x, Tensor latent_weight, Tensor gain, Tensor? bias"
 _GRADIENTS = "(Tensor grad_x, Tensor grad_latent_weight, Tensor grad_gain, Tensor grad_bias)"
 
 _binary_linear = register_op(
-    f"binary_linear({_FORWARD}) -> Tensor", reference.binary_linear, _fake_forward
+    f"binary_linear({_FORWARD}) -> Tensor",
+    reference.binary_linear,
+    _fake_forward,
+    kernels=_KERNELS,
 )
 _binary_linear_backward = register_op(
     "binary_linear_backward(Tensor grad_y, Tensor x, Tensor latent_weight, Tensor gain)"
     f" -> {_GRADIENTS}",
     reference.binary_linear_backward,
     _fake_backward,
+    kernels=_KERNELS,
 )
 _binary_linear_w1a1 = register_op(
     f"binary_linear_w1a1({_FORWARD}) -> (Tensor y, Tensor signs, Tensor mask)",
     reference.binary_linear_w1a1,
     _fake_forward_w1a1,
+    kernels=_KERNELS,
 )
 _binary_linear_w1a1_backward = register_op(
     "binary_linear_w1a1_backward(Tensor grad_y, Tensor signs, Tensor mask, Tensor latent_weight,"
     f" Tensor gain) -> {_GRADIENTS}",
     reference.binary_linear_w1a1_backward,
     _fake_backward_w1a1,
+    kernels=_KERNELS,
 )

@@ -33,8 +33,11 @@ def unpack_signs(bits: Tensor, length: int, dtype: torch.dtype = torch.float32) 
         ±1, [..., K].
 
     Raises:
+        TypeError: if `bits` is not int32.
         ValueError: if rows of `bits` don't have ceil(K/32) words.
     """
+    if bits.dtype != torch.int32:
+        raise TypeError(f"unpack_signs: bits is {bits.dtype}, row bits are torch.int32")
     if bits.shape[-1] != reference.words_per_row(length):
         raise ValueError(
             f"unpack_signs: {length} bits take {reference.words_per_row(length)} words a row, "
@@ -53,9 +56,14 @@ def _fake_unpack_signs(bits: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     return bits.new_empty((*bits.shape[:-1], length), dtype=dtype)
 
 
-_pack_signs = register_op("pack_signs(Tensor x) -> Tensor", reference.pack_signs, _fake_pack_signs)
+_KERNELS = "tribin_kernels.packing"
+
+_pack_signs = register_op(
+    "pack_signs(Tensor x) -> Tensor", reference.pack_signs, _fake_pack_signs, kernels=_KERNELS
+)
 _unpack_signs = register_op(
     "unpack_signs(Tensor bits, SymInt length, ScalarType dtype) -> Tensor",
     reference.unpack_signs,
     _fake_unpack_signs,
+    kernels=_KERNELS,
 )

@@ -1,0 +1,143 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from tests.runs import tribin, tribin_process
+
+from tribin.cli import profile
+from tribin_kernels.inspect.budget import Budgets
+from tribin_kernels.inspect.case import TARGETS
+from tribin_kernels.inspect.cases import CASES
+from tribin_kernels.inspect.compile import Report
+from tribin_kernels.launch_table import LaunchTableError
+
+REPORT = Report(
+    case="", kernel="", target="", registers=100, stack_bytes=0, shared_bytes=2048,
+    tensor_memory_columns=0, instructions={"HGMMA": 8, "HGMMA register A": 4, "shuffle": 5},
+    loop_conversions=2, shared_loop_conversions=1,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def budgets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A compiler that answers each case with `REPORT`, and budgets of one's own."""
+
+    def compile_cases(selected: list[tuple[int, str]]) -> Iterator[list[Report]]:
+        for index, target in selected:
+            case = CASES[index]
+            yield [replace(REPORT, kernel=case.kernel, case=case.name, target=target)]
+
+    file = tmp_path / "budgets.json"
+    Budgets({}, {}).write(file)
+    monkeypatch.setattr(profile, "compile_cases", compile_cases)
+    monkeypatch.setattr(profile, "BUDGETS", file)
+    # not the real knob: setting it would change the environment
+    monkeypatch.setattr(profile, "knobs", SimpleNamespace(runtime=SimpleNamespace(interpret=False)))
+    return file
+
+
+def kernels(*arguments: object) -> Result:
+    return tribin("profile", "kernels", "--compile-only", *arguments)
+
+
+def reports(*arguments: object) -> list[dict[str, Any]]:
+    return json.loads(kernels("--json", *arguments).stdout)
+
+
+def test_all_kernels_for_all_targets() -> None:
+    found = {(report["kernel"], report["case"], report["target"]) for report in reports()}
+    everywhere = {(c.kernel, c.name, target) for c in CASES for target in TARGETS}
+    missing = everywhere - found
+    assert found < everywhere
+    assert {kernel for kernel, _, _ in missing} == {"bit_mma", "border_table"}
+    assert {target for _, _, target in missing} == {"sm_100", "gfx942"}
+
+
+def test_selection() -> None:
+    chosen = ["--kernel", "popcount", "--kernel", "border_table", "--target", "gfx942"]
+    assert {(r["kernel"], r["target"]) for r in reports(*chosen)} == {("popcount", "gfx942")}
+
+
+def test_a_budget_is_made_then_kept_then_broken(budgets: Path) -> None:
+    chosen = ["--kernel", "popcount", "--target", "sm_90"]
+    result = kernels(*chosen)
+    assert (result.exit_code, result.stderr) == (
+        1, "tribin: 1 of 1 kernels break their budget\n",
+    )  # fmt: skip
+    assert kernels(*chosen, "--update-budgets").exit_code == 0
+    assert kernels(*chosen).exit_code == 0
+    data = json.loads(budgets.read_text())
+    data["required"]["popcount"] = {"sm_90": ["popcount"]}
+    (ceilings,) = data["ceilings"]["popcount"].values()
+    ceilings["sm_90"]["registers"] = 96
+    budgets.write_text(json.dumps(data))
+    result = kernels("--json", *chosen)
+    assert result.exit_code == 1
+    (report,) = json.loads(result.stdout)
+    assert report["violations"] == ["registers 100 > 96", "no popcount"]
+
+
+def test_table() -> None:
+    result = kernels("--kernel", "popcount", "--target", "sm_90", "--target", "gfx942")
+    header, *rows = result.stdout.splitlines()
+    starts = [header.index(name) for name in ("case", "target", "registers", "budget")]
+    name = next(case.name for case in CASES if case.kernel == "popcount")
+    for row, target in zip(rows, ("sm_90", "gfx942"), strict=True):
+        assert row.startswith("popcount ")
+        cells = [row[start:].split("  ")[0] for start in starts]
+        assert cells == [name, target, "100", "no budget"]
+        assert "  2,048   8 HGMMA, 4 HGMMA register A  2, 1 by shared memory  " in row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kernels"], "timing needs a GPU, see benchmarks/gpu; --compile-only needs none"),
+        (["tune", "-o", "table.json"], "tuning times the kernels on a GPU, and there is none"),
+    ],
+)
+def test_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = tribin("profile", *arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"tribin: {message}\n")
+    assert not (tmp_path / "table.json").exists()
+
+
+def test_the_interpreter_does_not_compile() -> None:
+    result = tribin_process("profile", "kernels", "--compile-only")  # TRITON_INTERPRET is set
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("tribin: TRITON_INTERPRET is set: ")
+
+
+def test_a_faulty_launch_table_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> Iterator[list[Report]]:
+        raise LaunchTableError("table.json: 3 is wrong")
+
+    monkeypatch.setattr(profile, "compile_cases", fail)
+    result = kernels()
+    assert (result.exit_code, result.stderr) == (2, "tribin: table.json: 3 is wrong\n")
+
+
+@pytest.mark.parametrize("option", ["--kernel", "--target"])
+def test_unknown_names(option: str) -> None:
+    result = kernels(option, "sm_12")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': 'sm_12' is not one of" in result.stderr
+
+
+def test_the_folder_of_the_tuned_table_must_exist(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = tribin("profile", "tune", "-o", tmp_path / "missing" / "table.json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"tribin: --output: there is no folder {tmp_path / 'missing'}\n"
