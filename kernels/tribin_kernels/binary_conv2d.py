@@ -1,17 +1,15 @@
-"""The binary convolution on a GPU; `tribin_kernels.reference.binary_conv2d` says what it computes.
-
-The kernels take `KERNEL_DTYPES`; the reference does the others.
-"""
+"""The binary convolution on a GPU; `reference.binary_conv2d` says what it computes."""
 
 from torch import Tensor
 
 from tribin_kernels import reference
 from tribin_kernels.bit_product import bit_product, bit_product_backward
 from tribin_kernels.conv2d_shape import Conv2dShape
-from tribin_kernels.dtypes import KERNEL_DTYPES
+from tribin_kernels.dtypes import or_else
 from tribin_kernels.real_product import real_product, real_product_backward
 
 
+@or_else(reference.binary_conv2d)
 def binary_conv2d(
     x: Tensor,
     latent_weight: Tensor,
@@ -21,13 +19,12 @@ def binary_conv2d(
     padding: list[int],
 ) -> Tensor:
     """W1A16 forward."""
-    if x.dtype not in KERNEL_DTYPES:
-        return reference.binary_conv2d(x, latent_weight, gain, bias, stride, padding)
     shape = Conv2dShape.of(x, latent_weight, stride, padding)
     y = real_product(x, latent_weight, gain, bias, shape)
     return y.contiguous(memory_format=reference.memory_format(x))
 
 
+@or_else(reference.binary_conv2d_backward)
 def binary_conv2d_backward(
     grad_y: Tensor,
     x: Tensor,
@@ -37,8 +34,6 @@ def binary_conv2d_backward(
     padding: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W1A16 backward."""
-    if x.dtype not in KERNEL_DTYPES:
-        return reference.binary_conv2d_backward(grad_y, x, latent_weight, gain, stride, padding)
     shape = Conv2dShape.of(x, latent_weight, stride, padding)
     grad_x, *gradients = real_product_backward(grad_y, x, latent_weight, gain, shape)
     grad_latent, grad_gain, grad_bias = gradients
@@ -50,6 +45,7 @@ def binary_conv2d_backward(
     )
 
 
+@or_else(reference.binary_conv2d_w1a1)
 def binary_conv2d_w1a1(
     x: Tensor,
     latent_weight: Tensor,
@@ -59,13 +55,12 @@ def binary_conv2d_w1a1(
     padding: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W1A1 forward."""
-    if x.dtype not in KERNEL_DTYPES:
-        return reference.binary_conv2d_w1a1(x, latent_weight, gain, bias, stride, padding)
     shape = Conv2dShape.of(x, latent_weight, stride, padding)
     y, signs, mask = bit_product(x, latent_weight, gain, bias, shape)
     return y.contiguous(memory_format=reference.memory_format(x)), signs, mask
 
 
+@or_else(reference.binary_conv2d_w1a1_backward)
 def binary_conv2d_w1a1_backward(
     grad_y: Tensor,
     signs: Tensor,
@@ -76,10 +71,6 @@ def binary_conv2d_w1a1_backward(
     padding: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W1A1 backward."""
-    if grad_y.dtype not in KERNEL_DTYPES:
-        return reference.binary_conv2d_w1a1_backward(
-            grad_y, signs, mask, latent_weight, gain, stride, padding
-        )
     outputs, channels, kernel_height, kernel_width = latent_weight.shape
     batch, height, width, _ = signs.shape
     shape = Conv2dShape(

@@ -6,16 +6,20 @@
 from torch import Tensor
 
 from tribin_kernels import binary_conv2d as conv2d
+from tribin_kernels import reference
+from tribin_kernels.dtypes import or_else
 
 _STRIDE, _PADDING = [1, 1], [0, 0]
 
 
+@or_else(reference.binary_linear)
 def binary_linear(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
     """W1A16 forward."""
     y = conv2d.binary_conv2d(_pixels(x), _pixels(latent_weight), gain, bias, _STRIDE, _PADDING)
     return y.view(*x.shape[:-1], latent_weight.shape[0])
 
 
+@or_else(reference.binary_linear_backward)
 def binary_linear_backward(
     grad_y: Tensor, x: Tensor, latent_weight: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -26,6 +30,7 @@ def binary_linear_backward(
     return grad_x.view(x.shape), grad_latent.view(latent_weight.shape), grad_gain, grad_bias
 
 
+@or_else(reference.binary_linear_w1a1)
 def binary_linear_w1a1(
     x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,6 +46,7 @@ def binary_linear_w1a1(
     )
 
 
+@or_else(reference.binary_linear_w1a1_backward)
 def binary_linear_w1a1_backward(
     grad_y: Tensor, signs: Tensor, mask: Tensor, latent_weight: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -67,7 +67,7 @@ def _by_bit_mma(
         rows=None if tiles is shape else shape.pixels, dtype=x.dtype, config=config,
     )  # fmt: skip
     assert y is not None
-    return _as_images(y, shape), signs, mask
+    return y if tiles is shape else _as_images(y, shape), signs, mask
 
 
 def _in_full_tiles(shape: Conv2dShape) -> Conv2dShape:
@@ -112,4 +112,4 @@ def _by_popcount(
 
 def _as_images(rows: Tensor, shape: Conv2dShape) -> Tensor:
     """[pixels, outputs] as [batch, outputs, height, width], channels-last."""
-    return rows.view(shape.batch, *shape.output_size, -1).permute(0, 3, 1, 2)
+    return rows.view(shape.batch, *shape.output_size, rows.shape[1]).permute(0, 3, 1, 2)

@@ -23,7 +23,8 @@ class Epilogue:
         elu: apply the exponential linear unit, y where y > 0, else exp(y) − 1.
         real: write y.
         signs: write the signs of y as bits, as the input of a binary layer that follows.
-        mask: write the bits of |y| ≤ 1, that layer's straight-through estimator.
+        mask: write the bits of |y| ≤ 1, that layer's straight-through estimator. All bits are
+            those of y in float32, before it is rounded to its dtype.
     """
 
     gate: bool = False

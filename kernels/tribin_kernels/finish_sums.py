@@ -6,7 +6,6 @@ the same order every time, and goes on in the same way.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803, N806
 
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +116,7 @@ def _finish_parts(
     stride = tl.cast(pixel_count, tl.int64) * OUTPUTS
     sums = _sum(tile, inside, stride, PARTS)
     gates = _sum(tile + RESULTS, inside, stride, PARTS) if GATE else sums
-    _finish(
+    finish(
         sums, gates, first_output, pixels, pixel_count,
         gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
     )  # fmt: skip
@@ -159,12 +158,12 @@ def finish_tile(
         passes: row bits; a result becomes 0 where its bit is 0.
         gain, gain_factor, bias, residual, y, signs, mask, ELU: see `Epilogue`.
         RESULTS: channels of the result.
-        DTYPE: of y. The bits are those of y as it is stored.
+        DTYPE: of y.
     """
     HALF: tl.constexpr = sums.shape[1] // 2
     for half in tl.static_range(2):
         pixels = first_pixel + half * HALF + tl.arange(0, HALF)
-        _finish(
+        finish(
             _half(sums, half), _half(gates, half), first_output, pixels, pixel_count,
             gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
         )  # fmt: skip
@@ -178,7 +177,7 @@ def _half(sums, HALF: tl.constexpr):
 
 
 @triton.jit
-def _finish(
+def finish(
     sums, gates, first_output, pixels, pixel_count,
     gain, gain_factor, bias, passes, residual, y, signs, mask,
     RESULTS: tl.constexpr, DTYPE: tl.constexpr, GATE: tl.constexpr, ELU: tl.constexpr,
@@ -197,10 +196,8 @@ def _finish(
         z = elu(z)
     if passes is not None:
         z = tl.where(_load_bits(passes, pixels, first_output, pixel_count, RESULTS, z), z, 0.0)
-    stored = z.to(DTYPE)
     if y is not None:
-        tl.store(y + elements, stored, inside)
-    z = stored.to(tl.float32)
+        tl.store(y + elements, z.to(DTYPE), inside)
     if signs is not None:
         _store_bits(signs, (z < 0) & inside, pixels, first_output, pixel_count, RESULTS)
     if mask is not None:
@@ -212,10 +209,9 @@ def _scaled(sums, outputs, inside, gain, gain_factor, bias):
     scale = gain_factor
     if gain is not None:
         scale = tl.load(gain + outputs, inside, 0.0).to(tl.float32)[None, :] * gain_factor
-    z = sums * scale
-    if bias is not None:
-        z += tl.load(bias + outputs, inside, 0.0).to(tl.float32)[None, :]
-    return z
+    if bias is None:
+        return sums * scale
+    return tl.fma(sums, scale, tl.load(bias + outputs, inside, 0.0).to(tl.float32)[None, :])
 
 
 @triton.jit

@@ -5,8 +5,7 @@ straight-through estimator makes dv = α·G, and d(gain) = gain_factor · Σ sig
 of the forward pass. One program sums up one output, in a fixed order.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803
+# mypy: disable-error-code="no-untyped-def"
 
 import torch
 import triton

@@ -10,7 +10,6 @@ come from one word, and each thread expands its own words into its own registers
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803, N806
 
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from tribin_kernels.conv2d_shape import Conv2dShape
 from tribin_kernels.epilogue import Epilogue
-from tribin_kernels.finish_sums import Results, _finish
+from tribin_kernels.finish_sums import Results, finish
 from tribin_kernels.launch import launch
 from tribin_kernels.reference.packing import WORD_BITS, words_per_row
 
@@ -191,7 +190,7 @@ def _multiply(
     if GATE:
         column = column // 2
         dots, gates = tl.split(tl.reshape(dots, (BLOCK_PIXELS, BLOCK_OUTPUTS // 2, 2)))
-    _finish(
+    finish(
         dots, gates, column, pixels, pixel_count,
         gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
     )  # fmt: skip

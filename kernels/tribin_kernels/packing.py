@@ -4,18 +4,17 @@ import torch
 from torch import Tensor
 
 from tribin_kernels import reference
-from tribin_kernels.dtypes import KERNEL_DTYPES
+from tribin_kernels.dtypes import or_else
 from tribin_kernels.pack_activations import pack_rows
 from tribin_kernels.unpack_rows import unpack_rows
 
 
+@or_else(reference.pack_signs)
 def pack_signs(x: Tensor) -> Tensor:
     """Row bits of the signs of x, [..., K]."""
-    return pack_rows(x) if x.dtype in KERNEL_DTYPES else reference.pack_signs(x)
+    return pack_rows(x)
 
 
 def unpack_signs(bits: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """Signs ±1 of `dtype`, [..., K] with K = `length`."""
-    if dtype in KERNEL_DTYPES:
-        return unpack_rows(bits, length, dtype)
-    return reference.unpack_signs(bits, length, dtype)
+    return unpack_rows(bits, length, dtype)

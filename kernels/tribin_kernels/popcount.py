@@ -6,7 +6,6 @@ lanes of a warp share a row of them, 128 bits each at a time, all loads of a row
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803, N806
 
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tribin_kernels.epilogue import Epilogue
-from tribin_kernels.finish_sums import Results, _finish
+from tribin_kernels.finish_sums import Results, finish
 from tribin_kernels.int8_mma import output_columns
 from tribin_kernels.launch import launch
 
@@ -124,7 +123,7 @@ def _multiply(
     if GATE:
         column = column // 2
         dots, gates = tl.split(tl.reshape(dots, (BLOCK_ROWS, BLOCK_OUTPUTS // 2, 2)))
-    _finish(
+    finish(
         dots, gates, column, rows, row_count,
         gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
     )  # fmt: skip

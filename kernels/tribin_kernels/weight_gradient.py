@@ -9,8 +9,7 @@ neighbouring channels, so that one word of a pixel holds the bits of all its row
 a logical operation expand one channel of two pixels.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803, N806
+# mypy: disable-error-code="no-untyped-def"
 
 from dataclasses import dataclass
 
@@ -26,7 +25,10 @@ ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
 """Two ones in the halves of a 32-bit register, by dtype."""
 
 MAX_PIXELS = 2**31 - 2**16
-"""Pixels are counted in 32 bits, up to a step beyond the last one."""
+"""Pixels are counted in 32 bits, up to a few steps beyond the last one."""
+
+ENOUGH_PROGRAMS = 512
+"""Programs that fill a GPU: past that, more partial sums are only more to write and to read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class WeightGradientConfig:
             16, 32 or 64 channels a warp, and 16 outputs or more.
         block_pixels: of one step of the sum.
         split: partial sums at most, each over a part of the pixels. With 7 the 3×3 convolution of
-            256 channels has 126 programs, one for nearly each of the 132 processors of an H200.
+            256 channels has 126 programs, for the 132 processors of an H200.
         num_warps, num_stages: as Triton has them.
     """
 
@@ -66,8 +68,8 @@ def product_gradient(
         config: of the launch.
 
     Returns:
-        float32 [split, outputs, channels, *kernel], each channels-last; their sum is G. At most
-        `config.split` of them, and no more than there are steps of `config.block_pixels`.
+        float32 [split, outputs, channels, *kernel], each channels-last; their sum is G. Fewer than
+        `config.split` of them where the layer is large or the pixels are few.
 
     Raises:
         ValueError: for 2³¹ − 2¹⁶ pixels and more.
@@ -75,18 +77,19 @@ def product_gradient(
     pixels = max(shape.pixels, shape.batch * shape.height * shape.width)
     if pixels >= MAX_PIXELS:
         raise ValueError(f"shape: {pixels} pixels are not fewer than {MAX_PIXELS}")
-    steps = triton.cdiv(shape.pixels, config.block_pixels)
-    steps_per_part = max(1, triton.cdiv(steps, config.split))
-    split = max(1, triton.cdiv(steps, steps_per_part))
-    sizes = (split, shape.outputs, *shape.kernel, shape.channels)
-    partial_sums = torch.empty(sizes, dtype=torch.float32, device=signs.device)
     block_channels = _fitted(config.block_channels, shape.channels, 16 * config.num_warps)
     block_outputs = _fitted(config.block_outputs, shape.outputs, 16)
     channel_tiles = triton.cdiv(shape.channels, block_channels)
-    output_tiles = triton.cdiv(shape.outputs, block_outputs)
+    tiles = triton.cdiv(shape.outputs, block_outputs) * shape.taps * channel_tiles
+    steps = triton.cdiv(shape.pixels, config.block_pixels)
+    most = min(config.split, max(1, ENOUGH_PROGRAMS // max(1, tiles)))
+    steps_per_part = max(1, triton.cdiv(steps, most))
+    split = max(1, triton.cdiv(steps, steps_per_part))
+    sizes = (split, shape.outputs, *shape.kernel, shape.channels)
+    partial_sums = torch.empty(sizes, dtype=torch.float32, device=signs.device)
     launch(
         _product_gradient_kernel,
-        (output_tiles * shape.taps * channel_tiles, split),
+        (tiles, split),
         {
             "grad_y": grad_y.movedim(-3, -1).contiguous(),
             "signs": signs,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.kernels import bit_mma_meanings, interpreter
+from tests.kernels import bit_mma_meanings, interpreter, real_mma_meanings
 
 interpreter.install()
 
@@ -18,4 +18,4 @@ def _poison() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-__all__ = ["bit_mma_meanings"]
+__all__ = ["bit_mma_meanings", "real_mma_meanings"]

@@ -259,6 +259,15 @@ def test_a_product_of_zero_with_a_negative_scale_is_positive() -> None:
     assert torch.equal(signs, signs_of(y))
 
 
+def test_a_gate_that_underflows_is_positive() -> None:
+    layer = random_layer(images(2, 32, (2, 2), 64, 1))
+    layer.gain = torch.zeros(64)
+    layer.bias = torch.tensor([-1e-30, -80.0]).repeat_interleave(32)
+    y, signs, _ = layer.run(Epilogue(gate=True, signs=True))
+    assert (y == 0).all()
+    assert not signs.any()
+
+
 def test_nan_is_positive_and_outside_the_mask() -> None:
     layer = random_layer(images(2, 32, (2, 2), 64, 1))
     assert layer.bias is not None

@@ -140,16 +140,20 @@ def test_epilogue(dtype: torch.dtype, gate: bool, residual: bool, elu: bool) -> 
     added = random(4, 2, 35 if gate else 70, 3, 3).to(dtype)
     added = added.contiguous(memory_format=torch.channels_last)
     epilogue = Epilogue(gate, added if residual else None, elu, signs=True, mask=True)
-    y, signs, mask = conv2d_w1a1(
-        *row_bits(x, weight), gain, FACTOR, bias, shape,
-        epilogue=epilogue, dtype=dtype, config=Int8MmaConfig(32, 64, 2),
+    (y, signs, mask), (unrounded, _, _) = (
+        conv2d_w1a1(
+            *row_bits(x, weight), gain, FACTOR, bias, shape,
+            epilogue=epilogue, dtype=y_dtype, config=Int8MmaConfig(32, 64, 2),
+        )
+        for y_dtype in (dtype, torch.float32)
     )  # fmt: skip
     assert y is not None
+    assert unrounded is not None
     assert y.dtype == dtype
     wanted, error = finished(*scaled(dots(x, weight, shape), gain, bias), epilogue)
     error += torch.finfo(dtype).eps / 2 * (wanted.abs() + error)
     assert ((y.double() - wanted).abs() <= error).all()
-    pixels = y.permute(0, 2, 3, 1)
+    pixels = unrounded.permute(0, 2, 3, 1)
     assert signs is not None
     assert mask is not None
     assert torch.equal(signs, pack_signs(pixels))

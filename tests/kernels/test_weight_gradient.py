@@ -122,7 +122,7 @@ def test_default_config(shape: Conv2dShape) -> None:
 
 @pytest.mark.parametrize("rows", [64, 95, 96, 97, 112])
 def test_parts_of_several_steps(rows: int) -> None:
-    """Three parts share 4 to 7 steps: the last ones may have fewer, or none."""
+    """At most three parts share 4 to 7 steps; the last part may have fewer than the others."""
     config = WeightGradientConfig(32, 16, 16, split=3, num_warps=2)
     check_exact(Conv2dShape(rows, 20, 1, 1, 9), config, torch.bfloat16, rows)
     check_exact(Conv2dShape(1, 20, rows, 1, 9, (3, 1), (1, 1), (1, 0)), config, torch.float32, rows)
@@ -152,14 +152,23 @@ def test_any_memory_order_of_the_gradient() -> None:
     assert torch.equal(product_gradient(grad_y.half(), signs, shape, config), expected)
 
 
-def test_programs_of_the_default_config() -> None:
-    shape = Conv2dShape(128, 256, 16, 16, 256, (3, 3), (1, 1), (1, 1))
-    signs = torch.empty(128, 16, 16, 8, dtype=torch.int32, device="meta")
-    grad_y = torch.empty(128, 256, 16, 16, dtype=torch.bfloat16, device="meta")
+@pytest.mark.parametrize(
+    ("shape", "grid"),
+    [
+        (Conv2dShape(128, 256, 16, 16, 256, (3, 3), (1, 1), (1, 1)), (18, 7)),
+        (Conv2dShape(4096, 8192, 1, 1, 8192), (2048, 1)),
+        (Conv2dShape(100, 64, 1, 1, 8), (1, 2)),
+        (Conv2dShape(0, 64, 1, 1, 8), (1, 1)),
+    ],
+)
+def test_programs_of_the_default_config(shape: Conv2dShape, grid: tuple[int, int]) -> None:
+    pixels = (shape.batch, shape.height, shape.width)
+    signs = torch.empty(*pixels, shape.channels // 32, dtype=torch.int32, device="meta")
+    grad_y = torch.empty(*pixels, shape.outputs, dtype=torch.bfloat16, device="meta")
     with launch.record() as launches:
-        partial_sums = product_gradient(grad_y, signs, shape)
-    assert [math.prod(each.grid) for each in launches] == [126]
-    assert partial_sums.shape == (7, 256, 256, 3, 3)
+        partial_sums = product_gradient(grad_y.permute(0, 3, 1, 2), signs, shape)
+    assert [each.grid for each in launches] == [grid]
+    assert partial_sums.shape == (grid[1], shape.outputs, shape.channels, *shape.kernel)
 
 
 def test_too_many_pixels() -> None:

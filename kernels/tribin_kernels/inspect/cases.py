@@ -11,17 +11,13 @@ from tribin_kernels.border_table import border_table
 from tribin_kernels.finish_weight_gradient import finish_weight_gradient
 from tribin_kernels.inspect.case import Case
 from tribin_kernels.inspect.operands import Operands
-from tribin_kernels.pack_activations import (
-    PackActivationsConfig,
-    pack_activations,
-    pack_rows,
-    unpack_rows,
-)
+from tribin_kernels.pack_activations import PackActivationsConfig, pack_activations, pack_rows
 from tribin_kernels.pack_weights import Layout, pack_weights
 from tribin_kernels.popcount import PopcountConfig, linear_w1a1
 from tribin_kernels.real_mma import RealMmaConfig, conv2d_w1a16
 from tribin_kernels.real_product import mma_operand
 from tribin_kernels.scale_gradient import scale_gradient, split_float32
+from tribin_kernels.unpack_rows import unpack_rows
 from tribin_kernels.weight_gradient import WeightGradientConfig, product_gradient
 
 Call = Callable[..., Any]
@@ -161,6 +157,7 @@ CASES = [
         "flow++ 3x3, fp16, elu",
         "flow++ 1x1, bf16, gate",
         "linear 4096, bf16",
+        "linear 64, bf16",
         "vector 8192, bf16",
     ),
     *_cases(
@@ -180,7 +177,7 @@ CASES = [
         "flow++ 1x1, fp16",
         "linear 8192, fp32",
     ),
-    *_cases("pack_activations", _unpack_rows, None, "linear 8192, bf16, unpacked"),
+    *_cases("unpack_rows", _unpack_rows, None, "linear 8192, bf16"),
     *_cases(
         "pack_weights", _pack_weights, None,
         "flow++ 3x3, fp32, rows",

@@ -20,6 +20,7 @@ SHAPES = {
     "flow++ input": Conv2dShape(64, 64, 32, 16, 120),
     "linear 8192": Conv2dShape(8192, 8192, 1, 1, 8192),
     "linear 4096": Conv2dShape(4096, 8192, 1, 1, 8192),
+    "linear 64": Conv2dShape(64, 8192, 1, 1, 8192),
     "vector 8192": Conv2dShape(1, 8192, 1, 1, 8192),
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
