@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.testing import do_bench
 
-from tribin_kernels.bit_mma import MMA, MMA_REGISTERS
+from tribin_kernels.bit_mma_assembly import multiply_tiles
 from tribin_kernels.target import target_of
 
 SIZE = 8192
@@ -56,10 +56,8 @@ def _multiply_registers(out, steps, WARPS: tl.constexpr, TILES: tl.constexpr):
     for _ in range(steps):
         more = ()
         for i in tl.static_range(TILES):
-            more += tl.inline_asm_elementwise(
-                MMA, MMA_REGISTERS, [a, b + i, sums[2 * i], sums[2 * i + 1]],
-                (tl.int32, tl.int32), is_pure=True, pack=4,
-            )  # fmt: skip
+            first, second = multiply_tiles(a, b + i, sums[2 * i], sums[2 * i + 1])
+            more += (first, second)
         sums = more
     total = zero
     for i in tl.static_range(2 * TILES):

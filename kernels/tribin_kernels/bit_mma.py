@@ -12,7 +12,6 @@ h being 0 or 1, for either image of a pair.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment"
-# ruff: noqa: N803, N806
 
 from dataclasses import dataclass
 
@@ -21,8 +20,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tribin_kernels.bit_mma_assembly import count_ones, multiply_tiles, total_ones
+from tribin_kernels.bit_mma_results import (
+    affine,
+    finish,
+    push_mask,
+    push_tiles,
+    scale_and_bias,
+    store_words,
+)
 from tribin_kernels.conv2d_shape import Conv2dShape
-from tribin_kernels.epilogue import Epilogue, elu, gated
+from tribin_kernels.epilogue import Epilogue, gated
 from tribin_kernels.formats import OUTPUT_MULTIPLE
 from tribin_kernels.launch import launch
 
@@ -177,77 +185,7 @@ def _empty_real(
     return images.permute(0, 3, 1, 2)
 
 
-def _constraints(outputs: int, inputs: int) -> tl.constexpr:
-    return tl.constexpr(",".join(["=&r"] * outputs + ["r"] * inputs))
-
-
-# 16 pixels × 16 outputs. Columns 2t and 2t + 1 of two n8 tiles become a lane's four neighbours;
-# row g of the tensor core, the first image, comes out first, row g + 8 second.
-MMA = tl.constexpr("""{
-// MMA
-mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc
-    {$0, $1, $4, $5}, {$8, $9, $10, $11}, {$12, $13}, {$16, $17, $20, $21};
-mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc
-    {$2, $3, $6, $7}, {$8, $9, $10, $11}, {$14, $15}, {$18, $19, $22, $23};
-}""")
-MMA_REGISTERS = _constraints(8, 16)
-
-# The ones of a lane's operand are added to its counts, which are in 0 for row g, 2 for row g + 8.
-COUNT = tl.constexpr("""{
-// COUNT
-.reg .b32 ones;
-popc.b32 ones, $4; add.s32 $0, $8, ones;
-popc.b32 ones, $6; add.s32 $0, $0, ones; mov.b32 $1, $0;
-popc.b32 ones, $5; add.s32 $2, $10, ones;
-popc.b32 ones, $7; add.s32 $2, $2, ones; mov.b32 $3, $2;
-}""")
-COUNT_REGISTERS = _constraints(4, 8)
-
-# The counts of the four lanes of a pixel are added up and given to all its results.
-TOTAL = tl.constexpr("""{
-// TOTAL
-.reg .b32 other;
-shfl.sync.bfly.b32 other, $8, 1, 31, -1; add.s32 $0, $8, other;
-shfl.sync.bfly.b32 other, $0, 2, 31, -1; add.s32 $0, $0, other;
-mov.b32 $1, $0; mov.b32 $2, $0; mov.b32 $3, $0;
-shfl.sync.bfly.b32 other, $10, 1, 31, -1; add.s32 $4, $10, other;
-shfl.sync.bfly.b32 other, $4, 2, 31, -1; add.s32 $4, $4, other;
-mov.b32 $5, $4; mov.b32 $6, $4; mov.b32 $7, $4;
-}""")
-TOTAL_REGISTERS = _constraints(8, 4)
-
-
-def _push(first: int, second: int) -> tl.constexpr:
-    """Shift the sign bits of four results of each image into that image's word, the last first."""
-    lines = [f"mov.b32 ${i}, ${4 + i};" for i in range(4)]
-    for i in (3, 2, 1, 0):
-        lines.append(f"shf.l.wrap.b32 ${first}, ${8 + i}, ${first}, 1;")
-        lines.append(f"shf.l.wrap.b32 ${second}, ${12 + i}, ${second}, 1;")
-    return tl.constexpr("\n".join(["{", f"// PUSH {first} {second}", *lines, "}"]))
-
-
-PUSH_01, PUSH_23 = _push(0, 1), _push(2, 3)
-PUSH_REGISTERS = _constraints(4, 12)
-
-TWICE = tl.constexpr("""{
-// TWICE
-mov.b32 $0, $4; mov.b32 $1, $5; mov.b32 $2, $4; mov.b32 $3, $5;
-}""")
-EACH = tl.constexpr("""{
-// EACH
-mov.b32 $0, $4; mov.b32 $1, $4; mov.b32 $2, $5; mov.b32 $3, $5;
-}""")
-REPEAT_REGISTERS = _constraints(4, 4)
-
 FLOAT_OFFSET_BITS = tl.constexpr(0x4B400000)  # of border_table.FLOAT_OFFSET
-ABOVE_ONE = tl.constexpr(1.0000001192092896)  # the float32 after 1
-
-
-@triton.jit
-def _repeat(assembly: tl.constexpr, words):
-    return tl.inline_asm_elementwise(
-        assembly, REPEAT_REGISTERS, [words], tl.int32, is_pure=True, pack=4
-    )
 
 
 @triton.jit
@@ -291,111 +229,12 @@ def _multiply(a, b, sums, ones, TILES: tl.constexpr, TILES_N: tl.constexpr):
     """Sums are ordered by tile of outputs, tile of pixels, image."""
     next_sums, next_ones = (), ()
     for k in tl.static_range(0, 2 * TILES * TILES_N, 2):
-        first, second = tl.inline_asm_elementwise(
-            MMA, MMA_REGISTERS, [a[k // 2 % TILES], b[k // 2 // TILES], sums[k], sums[k + 1]],
-            (tl.int32, tl.int32), is_pure=True, pack=4,
-        )  # fmt: skip
+        m, n = k // 2 % TILES, k // 2 // TILES
+        first, second = multiply_tiles(a[m], b[n], sums[k], sums[k + 1])
         next_sums += (first, second)
     for i in tl.static_range(TILES):
-        counted = tl.inline_asm_elementwise(
-            COUNT, COUNT_REGISTERS, [a[i], ones[i]], tl.int32, is_pure=True, pack=4
-        )
-        next_ones += (counted,)
+        next_ones += (count_ones(a[i], ones[i]),)
     return next_sums, next_ones
-
-
-@triton.jit
-def _load(pointers, exists, RAGGED: tl.constexpr):
-    """In float32, 0 where there is nothing."""
-    if RAGGED:
-        return tl.load(pointers, mask=exists, other=0).to(tl.float32)
-    else:
-        return tl.load(pointers).to(tl.float32)
-
-
-@triton.jit
-def _scale_and_bias(gain, bias, gain_factor, channel, exists, RAGGED: tl.constexpr):
-    """Both are 0 for channels that do not exist, whose results are +0.0 then."""
-    scale, shift = gain_factor, 0.0
-    if gain is not None:
-        scale = _load(gain + channel, exists, RAGGED) * gain_factor
-    elif RAGGED:
-        scale = tl.where(exists, gain_factor, 0.0)
-    if bias is not None:
-        # + 0.0 makes +0.0 of −0.0, with which a result could be −0.0 and have its sign bit set.
-        shift = _load(bias + channel, exists, RAGGED) + 0.0
-    return scale, shift
-
-
-@triton.jit
-def _affine(count, offset, entry, scale, shift):
-    """4·popcount(a & b) + offset are the bits of a float; no conversion is needed."""
-    dot = ((count << 2) + offset).to(tl.float32, bitcast=True) + entry
-    return tl.fma(dot, scale, shift)
-
-
-@triton.jit
-def _finish(z, residual, y, offsets, exists, ELU: tl.constexpr, RAGGED: tl.constexpr):
-    if residual is not None:
-        z += _load(residual + offsets, exists, RAGGED)
-    if ELU:
-        z = elu(z)
-    if y is not None:
-        if RAGGED:
-            tl.store(y + offsets, z.to(y.dtype.element_ty), mask=exists)
-        else:
-            tl.store(y + offsets, z.to(y.dtype.element_ty))
-    return z
-
-
-@triton.jit
-def _push_signs(words, z, HALF: tl.constexpr, TILES: tl.constexpr):
-    push: tl.constexpr = PUSH_01 if HALF == 0 else PUSH_23
-    next_words = ()
-    for i in tl.static_range(TILES):
-        first, second = z[2 * i].to(tl.int32, bitcast=True), z[2 * i + 1].to(tl.int32, bitcast=True)
-        pushed = tl.inline_asm_elementwise(
-            push, PUSH_REGISTERS, [words[i], first, second], tl.int32, is_pure=True, pack=4
-        )
-        next_words += (pushed,)
-    return next_words
-
-
-@triton.jit
-def _push_mask(words, z, exists, HALF: tl.constexpr, TILES: tl.constexpr):
-    """|z| ≤ 1 where |z| less the next float after 1 is negative; NaN, and 0 less 0, are not."""
-    bound = tl.where(exists, ABOVE_ONE, 0.0)
-    differences = ()
-    for m in tl.static_range(2 * TILES):
-        differences += (tl.abs(z[m]) - bound,)
-    return _push_signs(words, differences, HALF, TILES)
-
-
-@triton.jit
-def _store_words(
-    out, words, pixel, element, group, exists_first, exists_second,
-    PLANES: tl.constexpr, GROUPS: tl.constexpr, RAGGED: tl.constexpr,
-):  # fmt: skip
-    """Store what a lane has of its pixel: all four words, the two of one kh, or halves of two.
-
-    Pointers other than four neighbours a lane would make Triton change the layout. So words are
-    repeated, and the copies masked.
-    """
-    mine, second = group < 8 * PLANES, element % 2 == 1
-    if GROUPS == 4:
-        words = _repeat(TWICE, words)
-        mine &= element // 2 % 2 == group // 4 % 2
-    elif GROUPS == 2:
-        words = _repeat(EACH, words)
-        mine &= element % 2 == group // 2 % 2
-        second = element // 2 % 2 == 1
-    if RAGGED:
-        words = tl.where(tl.where(second, exists_second, exists_first), words, 0)
-    if GROUPS == 2:
-        halves = out.to(tl.pointer_type(tl.int16)) + pixel * 32 + group // 4 % 2 * 4
-        tl.store(halves + element // 4 % 4 * 8 + element % 4, words.to(tl.int16), mask=mine)
-    else:
-        tl.store(out + pixel * 16 + element % 16, words, mask=mine)
 
 
 @triton.jit(do_not_specialize=["height", "out_height", "pairs", "rows", "steps"])
@@ -460,9 +299,7 @@ def _conv2d_w1a1_kernel(
         class_y += tl.maximum(y0 + i - (out_height - 1 - BORDER_Y[1]), 0)
         line = class_y * (BORDER_X[0] + 1 + BORDER_X[1]) + class_x
         entries += (table + line * COLUMNS + existing_group * 32 + output,)
-        ones_first, ones_second = tl.inline_asm_elementwise(
-            TOTAL, TOTAL_REGISTERS, [ones[i]], (tl.int32, tl.int32), is_pure=True, pack=4
-        )
+        ones_first, ones_second = total_ones(ones[i])
         offsets += (FLOAT_OFFSET_BITS - 2 * ones_first, FLOAT_OFFSET_BITS - 2 * ones_second)
         first_row = (2 * pair * out_height + y0 + i) * OUT_WIDTH + x
         row += (first_row, first_row + out_height * OUT_WIDTH)
@@ -472,9 +309,9 @@ def _conv2d_w1a1_kernel(
     for n in tl.static_range(2 * GROUPS - 1, -1, -1):  # the last first, as signs are pushed
         at = n // 2 * 32 + n % 2 * 4
         exists = (channel + at < RESULTS) if RAGGED else True
-        scale, shift = _scale_and_bias(gain, bias, gain_factor, channel + at, exists, RAGGED)
+        scale, shift = scale_and_bias(gain, bias, gain_factor, channel + at, exists, RAGGED)
         if GATE:
-            gate_scale, gate_shift = _scale_and_bias(
+            gate_scale, gate_shift = scale_and_bias(
                 gain, bias, gain_factor, channel + at + RESULTS, exists, RAGGED
             )
         z = ()
@@ -483,28 +320,28 @@ def _conv2d_w1a1_kernel(
             if GATE:
                 gate_entry = tl.load(entries[i] + at + PARTNER * 32)
             for m in tl.static_range(2 * i, 2 * i + 2):
-                value = _affine(sums[2 * TILES * n + m], offsets[m], entry, scale, shift)
+                value = affine(sums[2 * TILES * n + m], offsets[m], entry, scale, shift)
                 if GATE:
                     gate_sum = sums[2 * TILES * (n + 2 * GROUPS) + m]
-                    gate = _affine(gate_sum, offsets[m], gate_entry, gate_scale, gate_shift)
+                    gate = affine(gate_sum, offsets[m], gate_entry, gate_scale, gate_shift)
                     value = gated(value, gate) + 0.0  # not −0.0
                 at_y = row[m].to(tl.int64) * RESULTS + channel + at
                 here = exists & (row[m] < rows)
-                z += (_finish(value, residual, y, at_y, here, ELU, RAGGED),)
+                z += (finish(value, residual, y, at_y, here, ELU, RAGGED),)
         if signs is not None:
-            sign_words = _push_signs(sign_words, z, n // 8, TILES)
+            sign_words = push_tiles(sign_words, z, n // 8, TILES)
         if mask is not None:
-            mask_words = _push_mask(mask_words, z, exists, n // 8, TILES)
+            mask_words = push_mask(mask_words, z, exists, n // 8, TILES)
 
     for i in tl.static_range(TILES):
         line = (pair * PLANES + group // 8) * out_height + y0 + i
         pixel = line.to(tl.int64) * OUT_WIDTH + x
         first, second = row[2 * i] < rows, row[2 * i + 1] < rows
         if signs is not None:
-            _store_words(
+            store_words(
                 signs, sign_words[i], pixel, element, group, first, second, PLANES, GROUPS, RAGGED
             )
         if mask is not None:
-            _store_words(
+            store_words(
                 mask, mask_words[i], pixel, element, group, first, second, PLANES, GROUPS, RAGGED
             )

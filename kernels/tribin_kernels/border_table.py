@@ -9,7 +9,6 @@ n − 2·popcount(b), which depends on an output pixel through its class alone.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803
 
 import torch
 import triton

@@ -5,7 +5,7 @@ straight-through estimator makes dv = α·G, and d(gain) = gain_factor · Σ sig
 of the forward pass. One program sums up one output, in a fixed order.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 import torch
 import triton

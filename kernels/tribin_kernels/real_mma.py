@@ -7,7 +7,6 @@ loaded some steps ahead, with zeros for pixels outside the image.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803, N806
 
 import math
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ neighbouring channels, so that one word of a pixel holds the bits of all its row
 a logical operation expand one channel of two pixels.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from dataclasses import dataclass
 

@@ -92,7 +92,7 @@ def test_table() -> None:
         assert row.startswith("popcount ")
         cells = [row[start:].split("  ")[0] for start in starts]
         assert cells == [name, target, "100", "no budget"]
-        assert "  2,048   8 HGMMA, 4 HGMMA register A  2, 1 by shared memory  " in row
+        assert "  2,048   8 HGMMA, 4 HGMMA register A  2 (1 shared)  " in row
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the inline assembly of `tribin_kernels.bit_mma` computes, after the PTX ISA.
+"""What the inline assembly of `tribin_kernels.bit_mma_assembly` computes, after the PTX ISA.
 
 An array is [warps · 32 lanes, 4], and its columns are the registers that a snippet numbers.
 """

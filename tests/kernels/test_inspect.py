@@ -29,7 +29,7 @@ def compiling_process(*arguments: str) -> Any:
         text=True,
         env=environment,
     )
-    assert process.returncode in (0, 1), process.stderr
+    assert process.stdout, process.stderr
     return json.loads(process.stdout)
 
 
@@ -60,7 +60,7 @@ def test_every_committed_configuration_has_a_case() -> None:
         for kernel, listed in section.items():
             for entry in listed:
                 assert kernel == "routes" or any(
-                    entry is next(e for e in entries(kernel, target) if e.holds(case.sizes))
+                    entry is next((e for e in entries(kernel, target) if e.holds(case.sizes)), None)
                     for target in TARGETS.values()
                     for case in CASES
                     if case.kernel == kernel and case.runs_on(target)
@@ -74,7 +74,7 @@ def test_case_names_are_unique() -> None:
 def test_only_the_call_is_recorded_not_its_operands() -> None:
     case = next(case for case in CASES if case.kernel == "weight_gradient")
     launches = record_case(case, TARGETS["sm_90"])
-    files = [launch.kernel.__module__.rpartition(".")[2] for launch in launches]
+    files = [launch.kernel.fn.__module__.rpartition(".")[2] for launch in launches]
     assert files == ["weight_gradient", "finish_weight_gradient"]
 
 

@@ -172,7 +172,7 @@ def test_faults(own_table: Path, table: Any, message: str) -> None:
 
 
 def test_a_missing_file(own_table: Path) -> None:
-    with pytest.raises(LaunchTableError, match="table.json cannot be read: No such file"):
+    with pytest.raises(LaunchTableError, match=r"table\.json cannot be read: No such file"):
         w1a1_route(META, FEW)
 
 

@@ -102,7 +102,7 @@ def _json(reports: list[Report], violations: list[list[str]]) -> str:
 
 def _table(reports: list[Report], violations: list[list[str]]) -> str:
     header = ("kernel", "case", "target", "registers", "stack", "shared", "tensor core",
-              "conversions in loops", "budget")  # fmt: skip
+              "loop conversions", "budget")  # fmt: skip
     rows = [
         (
             report.kernel,
@@ -112,7 +112,7 @@ def _table(reports: list[Report], violations: list[list[str]]) -> str:
             str(report.stack_bytes),
             f"{report.shared_bytes:,}",
             ", ".join(f"{count} {kind}" for kind, count in report.tensor_core.items()) or "-",
-            f"{report.loop_conversions}, {report.shared_loop_conversions} by shared memory",
+            f"{report.loop_conversions} ({report.shared_loop_conversions} shared)",
             "; ".join(broken) or "kept",
         )
         for report, broken in zip(reports, violations, strict=True)
