@@ -229,8 +229,7 @@ def _multiply(a, b, sums, ones, TILES: tl.constexpr, TILES_N: tl.constexpr):
     """Sums are ordered by tile of outputs, tile of pixels, image."""
     next_sums, next_ones = (), ()
     for k in tl.static_range(0, 2 * TILES * TILES_N, 2):
-        m, n = k // 2 % TILES, k // 2 // TILES
-        first, second = multiply_tiles(a[m], b[n], sums[k], sums[k + 1])
+        first, second = multiply_tiles(a[k // 2 % TILES], b[k // 2 // TILES], sums[k], sums[k + 1])
         next_sums += (first, second)
     for i in tl.static_range(TILES):
         next_ones += (count_ones(a[i], ones[i]),)
