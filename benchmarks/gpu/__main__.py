@@ -73,7 +73,7 @@ def _timed(output: Path | None) -> None:
     print("\n".join(lines))
     for problem in races():
         laps = race.run(problem)
-        table = _table(problem, laps, result["ceilings"])
+        table = report(problem, laps, result["ceilings"])
         print("\n".join(table), flush=True)
         lines += table
         result["races"].append(
@@ -106,7 +106,7 @@ def _ceiling_lines(rates: dict[str, float]) -> list[str]:
     ]
 
 
-def _table(problem: race.Race, laps: list[race.Lap], rates: dict[str, float]) -> list[str]:
+def report(problem: race.Race, laps: list[race.Lap], rates: dict[str, float]) -> list[str]:
     """One line a contender: median with spread, rates, and the time over the floor and tribin's."""
     floor = floor_microseconds(problem, rates)
     lines = [
