@@ -211,7 +211,8 @@ def _scaled(sums, outputs, inside, gain, gain_factor, bias):
         scale = tl.load(gain + outputs, inside, 0.0).to(tl.float32)[None, :] * gain_factor
     if bias is None:
         return sums * scale
-    return tl.fma(sums, scale, tl.load(bias + outputs, inside, 0.0).to(tl.float32)[None, :])
+    else:  # Triton compiles what follows a return, too
+        return tl.fma(sums, scale, tl.load(bias + outputs, inside, 0.0).to(tl.float32)[None, :])
 
 
 @triton.jit

@@ -3,8 +3,8 @@
 The kinds of instructions that are counted: the tensor core's by their own names (BMMA, HMMA, IMMA,
 HGMMA, IGMMA, UTCHMMA, MFMA, ...; "HGMMA register A" are those whose left operand is in
 registers); "load 128", "store 32", "async load 128" to and from global memory by the bits that a
-thread moves; "shared load", "shared store"; "local load", "local store", which are spills;
-"shuffle", "barrier" and "popcount".
+thread moves, and "bulk load"; "shared load", "shared store"; "local load", "local store", which
+are spills; "shuffle", "barrier" and "popcount".
 """
 
 import re
@@ -92,7 +92,7 @@ def _amdgcn_kinds(name: str, operands: str) -> list[str]:
     kind = next((k for pattern, k in _AMDGCN_KINDS.items() if re.match(pattern, name)), None)
     if kind not in _WITH_BITS:
         return [kind] if kind else []
-    if re.search(r"\blds\b", operands):
+    if "_lds" in name or re.search(r"\blds\b", operands):
         kind = "async load"
     words = re.search(r"dword(?:x(\d))?", name)
     if words:

@@ -40,4 +40,5 @@ def _reports(selected: tuple[int, str]) -> list[Report]:
     except LaunchTableError:
         raise
     except Exception as error:
-        raise RuntimeError(f"{case.kernel}, {case.name}, on {selected[1]}: {error}") from error
+        what = f"{case.kernel}, {case.name}"
+        raise RuntimeError(f"{what} cannot be compiled for {selected[1]}") from error
