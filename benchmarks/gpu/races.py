@@ -59,7 +59,7 @@ def packed_convolution(
         stream: add a bf16 residual and write the bf16 result as well.
     """
     layer = _on_device(Layer.conv2d(batch, 256, 16, 16, 256, kernel))
-    shape = Conv2dShape.of(layer.x, layer.latent_weight, *layer.geometry)
+    shape = Conv2dShape.of(layer.x.shape, layer.latent_weight, *layer.geometry)
     _, _, paired = pack_activations(layer.x, paired_size=(16, 16))
     assert paired is not None
     fragments = pack_weights(layer.latent_weight, "fragments")
@@ -263,7 +263,7 @@ def training_step(name: str, *sizes: int) -> Race:
             error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
             assert error < 0.02, f"relative difference {error}"
 
-    shape = Conv2dShape.of(layer.x, layer.latent_weight, *layer.geometry)
+    shape = Conv2dShape.of(layer.x.shape, layer.latent_weight, *layer.geometry)
     activations, results = layer.x.numel(), layer.grad_y.numel()
     compiled = torch.compile(simulated)
     return Race(

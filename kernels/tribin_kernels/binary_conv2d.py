@@ -19,7 +19,7 @@ def binary_conv2d(
     padding: list[int],
 ) -> Tensor:
     """W1A16 forward."""
-    shape = Conv2dShape.of(x, latent_weight, stride, padding)
+    shape = Conv2dShape.of(x.shape, latent_weight, stride, padding)
     y = real_product(x, latent_weight, gain, bias, shape)
     return y.contiguous(memory_format=reference.memory_format(x))
 
@@ -34,7 +34,7 @@ def binary_conv2d_backward(
     padding: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W1A16 backward."""
-    shape = Conv2dShape.of(x, latent_weight, stride, padding)
+    shape = Conv2dShape.of(x.shape, latent_weight, stride, padding)
     grad_x, *gradients = real_product_backward(grad_y, x, latent_weight, gain, shape)
     grad_latent, grad_gain, grad_bias = gradients
     return (
@@ -55,7 +55,7 @@ def binary_conv2d_w1a1(
     padding: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W1A1 forward."""
-    shape = Conv2dShape.of(x, latent_weight, stride, padding)
+    shape = Conv2dShape.of(x.shape, latent_weight, stride, padding)
     y, signs, mask = bit_product(x, latent_weight, gain, bias, shape)
     return y.contiguous(memory_format=reference.memory_format(x)), signs, mask
 
@@ -71,16 +71,7 @@ def binary_conv2d_w1a1_backward(
     padding: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W1A1 backward."""
-    outputs, channels, kernel_height, kernel_width = latent_weight.shape
     batch, height, width, _ = signs.shape
-    shape = Conv2dShape(
-        batch,
-        channels,
-        height,
-        width,
-        outputs,
-        (kernel_height, kernel_width),
-        (stride[0], stride[1]),
-        (padding[0], padding[1]),
-    )
+    input_size = (batch, latent_weight.shape[1], height, width)
+    shape = Conv2dShape.of(input_size, latent_weight, stride, padding)
     return bit_product_backward(grad_y, signs, mask, latent_weight, gain, shape)

@@ -57,9 +57,10 @@ def bit_product_backward(
 def _by_bit_mma(
     x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None, shape: Conv2dShape
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tiles = _in_full_tiles(shape)
+    tiles = shape.in_full_tiles()
     signs, mask, paired = pack_activations(x, paired_size=(tiles.height, tiles.width))
-    assert mask is not None and paired is not None
+    assert mask is not None
+    assert paired is not None
     fragments = pack_weights(latent_weight, "fragments")
     config = choose(bit_mma.BitMmaConfig, x.device, rows=shape.pixels, outputs=shape.outputs)
     y, _, _ = bit_mma.conv2d_w1a1(
@@ -68,14 +69,6 @@ def _by_bit_mma(
     )  # fmt: skip
     assert y is not None
     return y if tiles is shape else _as_images(y, shape), signs, mask
-
-
-def _in_full_tiles(shape: Conv2dShape) -> Conv2dShape:
-    """A pointwise problem with its pixels laid out as two images of 8 columns: no tile is ragged."""
-    if not shape.is_pointwise:
-        return shape
-    height = -(-shape.pixels // 16)
-    return Conv2dShape(2, shape.channels, height, 8, shape.outputs)
 
 
 def _by_int8_mma(

@@ -1,6 +1,7 @@
 """The sizes of a convolution, and the classes of its border."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,11 +28,15 @@ class Conv2dShape:
 
     @classmethod
     def of(
-        cls, x: Tensor, latent_weight: Tensor, stride: list[int], padding: list[int]
+        cls,
+        input_size: Sequence[int],
+        latent_weight: Tensor,
+        stride: Sequence[int],
+        padding: Sequence[int],
     ) -> "Conv2dShape":
-        """The shape of conv2d(x [N, C, H, W], latent_weight [out, C, kh, kw])."""
-        outputs, channels, kernel_height, kernel_width = latent_weight.shape
-        batch, _, height, width = x.shape
+        """The shape of conv2d(x, latent_weight) with x of the size [N, C, H, W]."""
+        batch, channels, height, width = input_size
+        outputs, _, kernel_height, kernel_width = latent_weight.shape
         return cls(
             batch,
             channels,
@@ -73,6 +78,15 @@ class Conv2dShape:
         """Output pixels of the whole batch: the rows of the product."""
         height, width = self.output_size
         return self.batch * height * width
+
+    def in_full_tiles(self) -> "Conv2dShape":
+        """A pointwise problem with its pixels as two images of 8 columns; others as they are.
+
+        The tiles of the 1-bit tensor core, 8 pixels of two images, are full then.
+        """
+        if not self.is_pointwise:
+            return self
+        return Conv2dShape(2, self.channels, -(-self.pixels // 16), 8, self.outputs)
 
     def border(self, axis: int) -> tuple[int, int]:
         """How many outputs at the start and the end of an axis have a class of their own.

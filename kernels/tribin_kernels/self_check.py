@@ -51,7 +51,7 @@ def small_products(device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 256, 4, 8, generator=generator).to(device)
     latent_weight = torch.randn(256, 256, 3, 3, generator=generator).to(device)
-    shape = Conv2dShape.of(x, latent_weight, [1, 1], [1, 1])
+    shape = Conv2dShape.of(x.shape, latent_weight, [1, 1], [1, 1])
     _, _, paired = pack_activations(x, paired_size=(shape.height, shape.width))
     assert paired is not None
     fragments = pack_weights(latent_weight, "fragments")

@@ -28,7 +28,7 @@ def test_outputs_of_one_class_see_the_same_taps(
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1), (2, 2), (3, 0)])
 def test_sizes_are_those_of_conv2d(stride: int, padding: int) -> None:
     x, weight = torch.zeros(3, 4, 9, 7), torch.zeros(5, 4, 3, 5)
-    shape = Conv2dShape.of(x, weight, [stride, stride], [padding, padding])
+    shape = Conv2dShape.of(x.shape, weight, [stride, stride], [padding, padding])
     y = F.conv2d(x, weight, None, stride, padding)
     assert shape.output_size == tuple(y.shape[2:])
     assert shape.pixels == y[:, 0].numel()
@@ -38,3 +38,12 @@ def test_sizes_are_those_of_conv2d(stride: int, padding: int) -> None:
 def test_the_border_of_the_usual_convolution_is_half_its_kernel() -> None:
     shape = Conv2dShape(128, 256, 16, 16, 256, (5, 5), (1, 1), (2, 2))
     assert shape.border(0) == shape.border(1) == (2, 2)
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 16, 17, 100])
+def test_a_pointwise_problem_fills_its_tiles(pixels: int) -> None:
+    shape = Conv2dShape(pixels, 33, 1, 1, 5)
+    tiles = shape.in_full_tiles()
+    assert (tiles.batch, tiles.width, tiles.terms, tiles.outputs) == (2, 8, 33, 5)
+    assert pixels <= tiles.pixels < pixels + 16
+    assert Conv2dShape(1, 3, 4, 4, 5, (3, 3)).in_full_tiles().batch == 1

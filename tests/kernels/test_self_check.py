@@ -35,7 +35,7 @@ def test_products_run_on_int8_where_the_check_failed(
         torch.randn(2, 8, 4, 8, device="meta"),
         torch.randn(3, 8, 3, 3, device="meta"),
     )
-    shape = Conv2dShape.of(x, latent_weight, [1, 1], [1, 1])
+    shape = Conv2dShape.of(x.shape, latent_weight, [1, 1], [1, 1])
     with record() as launches:
         bit_product.bit_product(x, latent_weight, torch.ones(3, device="meta"), None, shape)
     modules = {launch.kernel.fn.__module__.rpartition(".")[2] for launch in launches}

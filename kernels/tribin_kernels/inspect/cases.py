@@ -6,7 +6,6 @@ from typing import Any, cast
 import torch
 
 from tribin_kernels import bit_mma, int8_mma
-from tribin_kernels.bit_product import _in_full_tiles as in_full_tiles
 from tribin_kernels.border_table import border_table
 from tribin_kernels.finish_weight_gradient import finish_weight_gradient
 from tribin_kernels.inspect.case import Case
@@ -25,7 +24,7 @@ Call = Callable[..., Any]
 
 def _bit_mma(operands: Operands, epilogue: str) -> Call:
     shape, dtype = operands.shape, operands.dtype
-    tiles = in_full_tiles(shape)
+    tiles = shape.in_full_tiles()
     size = (tiles.height, tiles.width)
     _, _, paired = pack_activations(operands.input(), paired_size=size)
     assert paired is not None
