@@ -55,6 +55,16 @@ def test_every_case_keeps_its_budget() -> None:
     }
 
 
+def test_the_smallest_layers_compile() -> None:
+    reports = compiling_process("tests.kernels.compile_smallest")
+    assert all(report["stack_bytes"] == 0 for report in reports)
+    # every kernel but those for images and rows enough
+    assert {report["kernel"] for report in reports} >= {
+        "bit_mma", "border_table", "finish_sums", "finish_weight_gradient", "pack_activations",
+        "pack_weights", "popcount", "real_mma", "scale_gradient", "unpack_rows", "weight_gradient",
+    }  # fmt: skip
+
+
 def test_every_committed_configuration_has_a_case() -> None:
     for section in read_table(str(COMMITTED)).values():
         for kernel, listed in section.items():

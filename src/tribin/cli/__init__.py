@@ -50,6 +50,12 @@ class LazyGroup(click.Group):
             raise _BadInput(str(error)) from error
         except NonFiniteError as error:
             raise _NonFinite(str(error)) from error
+        except ValueError as error:
+            from tribin_kernels.launch_table import LaunchTableError  # it imports torch
+
+            if isinstance(error, LaunchTableError):
+                raise _BadInput(str(error)) from error
+            raise
 
 
 class _BadInput(click.ClickException):

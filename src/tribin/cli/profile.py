@@ -1,8 +1,7 @@
 """``tribin profile``: what the compiler makes of the kernels, and which configurations are fast."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,20 +19,10 @@ from tribin_kernels.inspect.cases import CASES
 from tribin_kernels.inspect.compile import Report
 from tribin_kernels.inspect.run import compile_cases, select
 from tribin_kernels.inspect.tune import CANDIDATES, Trial, launch_table, try_candidates
-from tribin_kernels.launch_table import LaunchTableError
 from tribin_kernels.target import target_of
 
 KERNELS = sorted({case.kernel for case in CASES})
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-@contextmanager
-def _launch_table_faults() -> Iterator[None]:
-    """A fault in the user's launch table is bad input."""
-    try:
-        yield
-    except LaunchTableError as error:
-        raise InputError(str(error)) from error
 
 
 def _selection(option: str, names: Iterable[str]) -> Callable[[_Command], _Command]:
@@ -59,7 +48,6 @@ def profile() -> None:
 @click.option("--update-budgets", is_flag=True, help="Make what comes out the new ceilings.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of reports.")
 @click.pass_context
-@_launch_table_faults()
 def kernels(
     context: click.Context,
     compile_only: bool,
@@ -130,7 +118,6 @@ def _table(reports: list[Report], violations: list[list[str]]) -> str:
     required=True,
     help="JSON file of the launch table, which TRIBIN_LAUNCH_TABLE may then name.",
 )
-@_launch_table_faults()
 def tune(kernels: tuple[str, ...], output: Path) -> None:
     """Time configurations of the kernels on this GPU and write a launch table of the fastest.
 
