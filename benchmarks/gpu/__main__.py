@@ -49,7 +49,11 @@ def main() -> int:
 
 
 def _checked() -> bool:
-    """Run the checks with every uninitialized output poisoned, see torch.utils.deterministic."""
+    """Run the checks with every uninitialized output poisoned, see torch.utils.deterministic.
+
+    A library's float32 products are to be float32 here, not tf32.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True)
     try:
         passed = check_all()

@@ -42,7 +42,7 @@ def finish_weight_gradient(
     grad_latent, grad_gain = torch.empty_like(latent_weight), torch.empty_like(gain)
     outputs, channels, height, width = latent_weight.shape
     terms = channels * height * width
-    columns = channels if latent_format == torch.channels_last else height * width
+    columns = channels if sums_format == torch.channels_last else height * width
     launch(
         _finish_weight_gradient_kernel,
         (outputs,),
@@ -92,13 +92,14 @@ def _finish_weight_gradient_kernel(
     for first in tl.range(0, TERMS, BLOCK_TERMS):
         term = first + tl.arange(0, BLOCK_TERMS)
         mask = term < TERMS
-        # The latent weight is [rows, COLUMNS] and the sums are its transpose, or are like it.
-        source = term % COLUMNS * (TERMS // COLUMNS) + term // COLUMNS
+        # The sums, SPLIT times as many, are read in their order; in memory they are [rows, COLUMNS]
+        # and the latent weight is their transpose, or is like them.
+        weight = output * TERMS + term % COLUMNS * (TERMS // COLUMNS) + term // COLUMNS
         product = tl.zeros((BLOCK_TERMS,), tl.float32)
         for part in tl.static_range(SPLIT):
-            partial_sum = partial_sums + (part * outputs + output) * TERMS + source
+            partial_sum = partial_sums + (part * outputs + output) * TERMS + term
             product += tl.load(partial_sum, mask=mask, other=0).to(tl.float32)
-        latent = tl.load(latent_weight + output * TERMS + term, mask=mask, other=0)
-        tl.store(grad_latent + output * TERMS + term, product * scale, mask=mask)
+        latent = tl.load(latent_weight + weight, mask=mask, other=0)
+        tl.store(grad_latent + weight, product * scale, mask=mask)
         signed_sum += tl.where(latent < 0, -product, product)
     tl.store(grad_gain + output, tl.sum(signed_sum) * gain_factor)

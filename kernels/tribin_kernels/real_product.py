@@ -31,15 +31,9 @@ def real_product(
 def real_product_backward(
     grad_y: Tensor, x: Tensor, latent_weight: Tensor, gain: Tensor, shape: Conv2dShape
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for x, latent_weight, gain and bias.
-
-    The product of both real operands, which makes the weights' gradient, is the library's.
-    """
+    """Gradients for x, latent_weight, gain and bias."""
     grad_x, grad_bias = input_gradient(grad_y, latent_weight, gain, shape)
-    _, product, _ = torch.ops.aten.convolution_backward(
-        grad_y, x, latent_weight.to(x.dtype), None, shape.stride, shape.padding, [1, 1], False,
-        [0, 0], 1, [False, True, False],
-    )  # fmt: skip
+    product = _library_product(grad_y, x, latent_weight, shape)
     grad_latent, grad_gain = finish_product(product, latent_weight, gain, shape.gain_factor)
     return grad_x, grad_latent, grad_gain, grad_bias
 
@@ -68,6 +62,20 @@ def input_gradient(
     )  # fmt: skip
     assert grad_x is not None
     return grad_x, grad_bias.to(gain.dtype)
+
+
+def _library_product(
+    grad_y: Tensor, x: Tensor, latent_weight: Tensor, shape: Conv2dShape
+) -> Tensor:
+    """Gradient of the unscaled weight. Both operands are real: nothing for kernels of ours."""
+    if shape.is_pointwise:
+        grad_rows, rows = (t.movedim(1, -1).flatten(0, 2) for t in (grad_y, x))
+        return (grad_rows.T @ rows).view(latent_weight.shape)
+    _, product, _ = torch.ops.aten.convolution_backward(
+        grad_y, x, latent_weight.to(x.dtype), None, shape.stride, shape.padding, [1, 1], False,
+        [0, 0], 1, [False, True, False],
+    )  # fmt: skip
+    return product
 
 
 def mma_operand(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 def provenance(device: torch.device) -> dict[str, str | None]:
     """Describe this process: kept in the run folder and beside every checkpoint and result."""
     return {
-        "tribin": version("tribin"),
+        "tribin": _version(),
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -20,6 +20,13 @@ def provenance(device: torch.device) -> dict[str, str | None]:
         "platform": platform.platform(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version() -> str | None:
+    try:
+        return version("tribin")
+    except PackageNotFoundError:
+        return None  # a checkout on the path, not installed
 
 
 def device_name(device: torch.device) -> str:
