@@ -31,7 +31,7 @@ from tribin_kernels.bit_mma_results import (
 )
 from tribin_kernels.conv2d_shape import Conv2dShape
 from tribin_kernels.epilogue import Epilogue, gated
-from tribin_kernels.formats import OUTPUT_MULTIPLE
+from tribin_kernels.formats import MMA_DEPTH, OUTPUT_MULTIPLE, check_format
 from tribin_kernels.launch import launch
 
 
@@ -102,14 +102,20 @@ def conv2d_w1a1(
         with a gate.
 
     Raises:
-        ValueError: paired, fragments or y is too large for the kernel's 32-bit offsets, or
-            groups_n is 2 with a gate.
+        TypeError: paired or fragments is not int32.
+        ValueError: paired or fragments is of another shape; paired, fragments or y is too large
+            for the kernel's 32-bit offsets; or groups_n is 2 with a gate.
     """
     height, width = shape.output_size
     halves = 2 if epilogue.gate else 1
     results, groups = shape.outputs // halves, config.groups_n // halves
     pairs, planes = -(-shape.batch // 2), -(-results // OUTPUT_MULTIPLE)
-    _check(paired, fragments, 2 * pairs * height * width, groups)
+    slices = -(-shape.channels // MMA_DEPTH)
+    packed_outputs = 2 * 32 * -(-results // 32) if epilogue.gate else results
+    tiles_16 = -(-packed_outputs // OUTPUT_MULTIPLE) * OUTPUT_MULTIPLE // 16
+    check_format("paired", paired, (pairs, slices, shape.height, shape.width, 4, 2, 2))
+    check_format("fragments", fragments, (shape.taps, slices, tiles_16, 32, 4))
+    _check_sizes(paired, fragments, 2 * pairs * height * width, groups)
     y = _empty_real(paired, shape, results, rows, dtype) if epilogue.real else None
     words = (pairs, planes, height, width, 4, 2, 2)
     signs = paired.new_empty(words) if epilogue.signs else None
@@ -166,7 +172,7 @@ def conv2d_w1a1(
     return y, signs, mask
 
 
-def _check(paired: Tensor, fragments: Tensor, pixels: int, groups: int) -> None:
+def _check_sizes(paired: Tensor, fragments: Tensor, pixels: int, groups: int) -> None:
     sizes = {"paired": paired.numel(), "fragments": fragments.numel(), "y": pixels}
     for name, size in sizes.items():
         if size >= 2**31:

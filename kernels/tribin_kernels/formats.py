@@ -9,6 +9,9 @@ puts channel 256·kt + 128·kh + 32·q + 8·t + c at bit 8·q + c of word (kt, k
 in which a lane's accumulators come out of the product before, see `to_fragments`.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -23,6 +26,19 @@ QUAD_DEPTH = 128
 
 OUTPUT_MULTIPLE = 256
 """Outputs that a plane of packed activations holds; fragments are filled up to it."""
+
+
+def check_format(name: str, packed: Tensor, shape: Sequence[int]) -> None:
+    """Raise where a packed tensor is not of the format that its place asks for.
+
+    Raises:
+        TypeError: it is not int32.
+        ValueError: it has another shape.
+    """
+    if packed.dtype != torch.int32:
+        raise TypeError(f"{name} is {packed.dtype}, packed tensors are torch.int32")
+    if tuple(packed.shape) != tuple(shape):
+        raise ValueError(f"{name} has the shape {list(packed.shape)}, wanted {list(shape)}")
 
 
 def to_paired(row_bits: Tensor) -> Tensor:

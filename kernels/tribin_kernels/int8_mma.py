@@ -21,6 +21,7 @@ from torch import Tensor
 from tribin_kernels.conv2d_shape import Conv2dShape
 from tribin_kernels.epilogue import Epilogue
 from tribin_kernels.finish_sums import Results, finish
+from tribin_kernels.formats import check_format
 from tribin_kernels.launch import launch
 from tribin_kernels.reference.packing import WORD_BITS, words_per_row
 
@@ -90,10 +91,13 @@ def conv2d_w1a1(
         [batch, H', W', ceil(channels of y/32)]; None where the epilogue does not ask for them.
 
     Raises:
-        ValueError: a size passes a limit.
+        TypeError: signs or weights are not int32.
+        ValueError: signs or weights are of another shape, or a size passes a limit.
     """
     words = words_per_row(shape.channels)
     block_words = min(config.block_words, triton.next_power_of_2(words))
+    check_format("signs", signs, (shape.batch, shape.height, shape.width, words))
+    check_format("weights", weights, (shape.outputs, shape.taps, words))
     _check(shape, block_words)
     outputs = shape.outputs // 2 if epilogue.gate else shape.outputs
     results = Results.allocate(

@@ -66,10 +66,23 @@ def launch(
     num_warps: int = 4,
     num_stages: int = 3,
 ) -> None:
-    """Run a kernel, or record the launch inside `record`."""
+    """Run a kernel, or record the launch inside `record`.
+
+    Raises:
+        ValueError: the tensors are not all on one device.
+    """
+    _check_devices(arguments)
     this = Launch(kernel, grid, arguments, constants, num_warps, num_stages)
     recorded = _recorded.get()
     if recorded is None:
         this.run()
     else:
         recorded.append(this)
+
+
+def _check_devices(arguments: dict[str, Any]) -> None:
+    tensors = {name: x for name, x in arguments.items() if isinstance(x, Tensor)}
+    first, expected = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.device != expected.device:
+            raise ValueError(f"{name} is on {tensor.device}, {first} is on {expected.device}")

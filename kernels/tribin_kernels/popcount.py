@@ -16,8 +16,10 @@ from torch import Tensor
 
 from tribin_kernels.epilogue import Epilogue
 from tribin_kernels.finish_sums import Results, finish
+from tribin_kernels.formats import check_format
 from tribin_kernels.int8_mma import output_columns
 from tribin_kernels.launch import launch
+from tribin_kernels.reference.packing import words_per_row
 
 MOST_BLOCK_ROWS = 16
 
@@ -69,11 +71,14 @@ def linear_w1a1(
         y, [rows, outputs], or half as many outputs with a gate.
 
     Raises:
-        ValueError: the epilogue asks for bits.
+        TypeError: signs or weights are not int32.
+        ValueError: signs or weights are of another shape, or the epilogue asks for bits.
     """
     if epilogue.signs or epilogue.mask or not epilogue.real:
         raise ValueError(f"epilogue: popcounts write y and no bits; this asks for {epilogue}")
-    (rows, words), outputs = signs.shape, weights.shape[0]
+    rows, outputs, words = signs.shape[0], weights.shape[0], words_per_row(length)
+    check_format("signs", signs, (rows, words))
+    check_format("weights", weights, (outputs, words))
     block_rows = min(triton.next_power_of_2(rows), MOST_BLOCK_ROWS)
     y_shape = (rows, outputs // 2 if epilogue.gate else outputs, 1, 1)
     results = Results.allocate(

@@ -20,8 +20,9 @@ from torch import Tensor
 from tribin_kernels.conv2d_shape import Conv2dShape
 from tribin_kernels.epilogue import Epilogue
 from tribin_kernels.finish_sums import Results, finish_parts, finish_tile, store_part
-from tribin_kernels.formats import QUAD_DEPTH
+from tribin_kernels.formats import QUAD_DEPTH, check_format
 from tribin_kernels.launch import launch
+from tribin_kernels.reference.packing import words_per_row
 from tribin_kernels.target import target_of
 
 DEPTH = tl.constexpr(QUAD_DEPTH)
@@ -90,12 +91,19 @@ def conv2d_w1a16(
         epilogue does not ask for it.
 
     Raises:
-        ValueError: x is of another dtype, x or the residual is not channels-last, or a size
-            passes what 32 bits can address.
+        TypeError: quads or mask are not int32.
+        ValueError: x is of another dtype; x, quads or mask is of another shape; x or the residual
+            is not channels-last; or a size passes what 32 bits can address.
     """
     _check(x, epilogue.residual)
     below, above = (shape.channels, shape.height, shape.width), (shape.outputs, *shape.output_size)
     (channels, *source), (outputs, *result) = (above, below) if transposed else (below, above)
+    if x.shape[-4:] != (shape.batch, channels, *source):
+        wanted = [shape.batch, channels, *source]
+        raise ValueError(f"x has the shape {list(x.shape)}, wanted {wanted}, or three of these")
+    check_format("quads", quads, (outputs, shape.taps, triton.cdiv(channels, QUAD_DEPTH), 4))
+    if mask is not None:
+        check_format("mask", mask, (shape.batch, *result, words_per_row(outputs)))
     results = Results.allocate(
         (shape.batch, outputs // 2 if epilogue.gate else outputs, result[0], result[1]),
         gain, gain_factor, bias, mask, epilogue, dtype, x.device,

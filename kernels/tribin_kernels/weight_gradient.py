@@ -19,7 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from tribin_kernels.conv2d_shape import Conv2dShape
+from tribin_kernels.formats import check_format
 from tribin_kernels.launch import launch
+from tribin_kernels.reference.packing import words_per_row
 
 ONES = {torch.bfloat16: 0x3F803F80, torch.float16: 0x3C003C00}
 """Two ones in the halves of a 32-bit register, by dtype."""
@@ -72,8 +74,14 @@ def product_gradient(
         `config.split` of them where the layer is large or the pixels are few.
 
     Raises:
-        ValueError: for 2³¹ − 2¹⁶ pixels and more.
+        TypeError: signs are not int32.
+        ValueError: signs or grad_y are of another shape, or there are 2³¹ − 2¹⁶ pixels or more.
     """
+    words = words_per_row(shape.channels)
+    check_format("signs", signs, (shape.batch, shape.height, shape.width, words))
+    wanted = (shape.batch, shape.outputs, *shape.output_size)
+    if grad_y.shape[-4:] != wanted:
+        raise ValueError(f"grad_y has the shape {list(grad_y.shape)}, wanted {list(wanted)}")
     pixels = max(shape.pixels, shape.batch * shape.height * shape.width)
     if pixels >= MAX_PIXELS:
         raise ValueError(f"shape: {pixels} pixels are not fewer than {MAX_PIXELS}")
