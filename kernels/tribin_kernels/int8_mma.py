@@ -96,9 +96,9 @@ def conv2d_w1a1(
     """
     words = words_per_row(shape.channels)
     block_words = min(config.block_words, triton.next_power_of_2(words))
+    _check(shape, block_words)
     check_format("signs", signs, (shape.batch, shape.height, shape.width, words))
     check_format("weights", weights, (shape.outputs, shape.taps, words))
-    _check(shape, block_words)
     outputs = shape.outputs // 2 if epilogue.gate else shape.outputs
     results = Results.allocate(
         (shape.batch, outputs, *shape.output_size), gain, gain_factor, bias, None, epilogue, dtype,

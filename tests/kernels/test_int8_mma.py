@@ -187,9 +187,12 @@ def test_sizes_over_a_limit_are_refused(shape: Conv2dShape, message: str) -> Non
 
 def test_a_launch_on_meta_tensors_is_recorded() -> None:
     shape = Conv2dShape(128, 256, 16, 16, 200, (3, 3), (1, 1), (1, 1))
-    words = torch.empty(0, dtype=torch.int32, device="meta")
+    signs, weights = (
+        torch.empty(size, dtype=torch.int32, device="meta")
+        for size in ((128, 16, 16, 8), (200, 9, 8))
+    )
     with launch.record() as launches:
-        y, _, _ = conv2d_w1a1(words, words, None, 1.0, None, shape, dtype=torch.bfloat16)
+        y, _, _ = conv2d_w1a1(signs, weights, None, 1.0, None, shape, dtype=torch.bfloat16)
     assert y is not None
     assert y.shape == (128, 200, 16, 16)
     assert [launched.grid for launched in launches] == [(256, 2)]
