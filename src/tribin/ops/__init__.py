@@ -1,8 +1,8 @@
 """The fused ops: 1-bit linear and convolution layers, differentiable, and packed signs.
 
-Each is a `torch.library` op of the namespace ``tribin``, with an implementation in plain torch
-(`tribin_kernels.reference`) for CPU and CUDA tensors and a fake one, so that it survives
-`torch.compile`. A kernel for CUDA replaces the reference under the same name; no caller changes.
+Each is a `torch.library` op of the namespace ``tribin``, with an implementation in plain torch for
+CPU tensors (`tribin_kernels.reference`), one of Triton kernels for CUDA tensors, and a fake one, so
+that it survives `torch.compile`.
 """
 
 from tribin.ops.binary_conv2d import binary_conv2d
