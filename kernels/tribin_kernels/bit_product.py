@@ -12,7 +12,7 @@ from tribin_kernels.border_table import border_table
 from tribin_kernels.conv2d_shape import Conv2dShape
 from tribin_kernels.finish_weight_gradient import finish_weight_gradient
 from tribin_kernels.launch_table import choose, w1a1_route
-from tribin_kernels.pack_activations import pack_activations
+from tribin_kernels.pack_activations import PackActivationsConfig, pack_activations
 from tribin_kernels.pack_weights import pack_weights
 from tribin_kernels.real_product import input_gradient, mma_operand
 from tribin_kernels.self_check import bit_mma_is_sound
@@ -26,7 +26,7 @@ def bit_product(
     route = w1a1_route(x.device, shape)
     if route == "bit_mma" and bit_mma_is_sound(x.device):
         return _by_bit_mma(x, latent_weight, gain, bias, shape)
-    signs, mask, _ = pack_activations(x)
+    signs, mask, _ = pack_activations(x, config=_packing(x, shape))
     assert mask is not None
     weights = pack_weights(latent_weight, "rows")
     if route == "popcount":
@@ -54,11 +54,17 @@ def bit_product_backward(
     return grad_x, grad_latent, grad_gain, grad_bias
 
 
+def _packing(x: Tensor, shape: Conv2dShape) -> PackActivationsConfig:
+    return choose(PackActivationsConfig, x.device, rows=shape.pixels, outputs=shape.outputs)
+
+
 def _by_bit_mma(
     x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None, shape: Conv2dShape
 ) -> tuple[Tensor, Tensor, Tensor]:
     tiles = shape.in_full_tiles()
-    signs, mask, paired = pack_activations(x, paired_size=(tiles.height, tiles.width))
+    signs, mask, paired = pack_activations(
+        x, paired_size=(tiles.height, tiles.width), config=_packing(x, shape)
+    )
     assert mask is not None
     assert paired is not None
     fragments = pack_weights(latent_weight, "fragments")

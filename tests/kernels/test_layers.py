@@ -1,5 +1,7 @@
 """The binary layers as they run on a GPU, from float tensors to gradients, against float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from benchmarks.gpu.layers import UNIT, Layer, errors_over_bounds
@@ -7,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tribin_kernels import binary_conv2d, binary_linear, bit_product, reference
+from tribin_kernels import binary_conv2d, binary_linear, bit_product, real_product, reference
+from tribin_kernels.launch_table import TUNABLE
 
 KERNELS = {"binary_linear": binary_linear, "binary_conv2d": binary_conv2d}
 ROUTES = ["bit_mma", "int8_mma", "popcount"]
@@ -131,6 +134,23 @@ def test_not_a_number_counts_as_plus_one(route: str) -> None:
     assert torch.equal(y, expected)
     assert torch.equal(signs, same_signs)
     assert not reference.unpack_bits(mask, 40)[0, 5]
+
+
+def test_every_tunable_kernel_of_a_layer_is_asked_of_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: set[str] = set()
+
+    def choose(config_class: type, device: torch.device, **sizes: int) -> Any:
+        asked.add(config_class.__module__.rpartition(".")[2])
+        return config_class()
+
+    for module in (bit_product, real_product):
+        monkeypatch.setattr(module, "choose", choose)
+    for route in ROUTES:
+        monkeypatch.setattr(bit_product, "w1a1_route", lambda device, shape, route=route: route)
+        run(Layer.linear(2, 40, 3), binary_input=True)
+    assert asked == set(TUNABLE)
 
 
 @pytest.mark.parametrize("planted", [0.0, torch.nan, 1.01], ids=["zero", "nan", "one percent"])
