@@ -5,12 +5,17 @@ negative, and the bits that pad the last word are 0.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tribin_kernels.reference.signs import plus_minus_one
 
 WORD_BITS = 32
+
+# Eight bits are moved at once, as the bytes 0 and 1 of an int64. Bit i of the highest byte of the
+# product with _GATHER is byte i's; the product with _REPEAT puts the same byte in all eight places.
+_GATHER = 0x0102040810204080
+_REPEAT = 0x0101010101010101
+_BIT_OF_BYTE = 0x8040201008040201 - 2**64
 
 
 def words_per_row(length: int) -> int:
@@ -20,16 +25,18 @@ def words_per_row(length: int) -> int:
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Pack bool [..., K] into row bits, int32 [..., ceil(K/32)]."""
-    length = bits.shape[-1]
-    words = words_per_row(length)
-    padded = F.pad(bits, (0, words * WORD_BITS - length))
-    lanes = padded.unflatten(-1, (words, WORD_BITS)).to(torch.int32)
-    return (lanes << _shifts(bits.device)).sum(-1, dtype=torch.int32)
+    *shape, length = bits.shape
+    padded = bits.new_zeros(*shape, words_per_row(length) * WORD_BITS)
+    padded[..., :length] = bits
+    octets = (padded.view(torch.int64) * _GATHER) >> 56
+    return octets.to(torch.uint8).view(torch.int32)
 
 
 def unpack_bits(words: Tensor, length: int) -> Tensor:
     """Unpack row bits, int32 [..., ceil(K/32)], into bool [..., K] with K = `length`."""
-    return _lanes(words, length).to(torch.bool)
+    octets = words.contiguous().view(torch.uint8).to(torch.int64)
+    bits = (octets * _REPEAT & _BIT_OF_BYTE).view(torch.uint8) != 0
+    return bits[..., :length]
 
 
 def pack_signs(x: Tensor) -> Tensor:
@@ -39,13 +46,4 @@ def pack_signs(x: Tensor) -> Tensor:
 
 def unpack_signs(words: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """Unpack row bits, int32 [..., ceil(K/32)], into signs ±1 of `dtype`, [..., K]."""
-    return plus_minus_one(_lanes(words, length), dtype)
-
-
-def _lanes(words: Tensor, length: int) -> Tensor:
-    lanes = (words.unsqueeze(-1) >> _shifts(words.device)) & 1
-    return lanes.flatten(-2)[..., :length]
-
-
-def _shifts(device: torch.device) -> Tensor:
-    return torch.arange(WORD_BITS, dtype=torch.int32, device=device)
+    return plus_minus_one(unpack_bits(words, length), dtype)

@@ -1,8 +1,17 @@
 """The generative models, by the name that a recipe gives them."""
 
-from tribin.models.generative import GenerativeModel, Objective
+from tribin.models.flowpp import FlowPP, FlowPPConfig
+from tribin.models.generative import GenerativeModel, ModelClass, Objective
 from tribin.models.resnet_vae import ResNetVAE, ResNetVAEConfig
 
-MODELS = {"resnet_vae": ResNetVAE}
+MODELS: dict[str, ModelClass] = {"resnet_vae": ResNetVAE, "flowpp": FlowPP}
 
-__all__ = ["MODELS", "GenerativeModel", "Objective", "ResNetVAE", "ResNetVAEConfig"]
+__all__ = [
+    "MODELS",
+    "FlowPP",
+    "FlowPPConfig",
+    "GenerativeModel",
+    "Objective",
+    "ResNetVAE",
+    "ResNetVAEConfig",
+]

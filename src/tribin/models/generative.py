@@ -3,9 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from tribin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,22 @@ class GenerativeModel(nn.Module, ABC):
     def reconstruct(self, images: Tensor) -> Tensor:
         """Encode and decode uint8 images [N, C, H, W]."""
 
+    def interpolate(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
+        """Images between two by way of their latents.
+
+        Args:
+            first: uint8 [N, C, H, W].
+            second: uint8 [N, C, H, W].
+            steps: how many images in each row, the two ends among them.
+
+        Returns:
+            uint8 [N, steps, C, H, W].
+
+        Raises:
+            InputError: if the model has no such latents.
+        """
+        raise InputError(f"{type(self).__name__} does not interpolate between images")
+
     def to_bits_per_dim(self, nats: Tensor) -> Tensor:
         """From a negative log-likelihood in nats per image to bits per dimension."""
         return nats / (math.prod(self.image_shape) * math.log(2))
@@ -64,3 +83,21 @@ class GenerativeModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        return next(self.parameters()).dtype
+
+
+class ModelClass(Protocol):
+    """A `GenerativeModel` that a recipe can name: built from its configuration and the data's."""
+
+    @property
+    def Config(self) -> type:  # noqa: N802 (a class)
+        """The frozen dataclass that the recipe's ``model`` section describes."""
+
+    def __call__(
+        self, config: Any, image_shape: tuple[int, int, int], levels: int
+    ) -> GenerativeModel:
+        """Build the model."""

@@ -1,18 +1,17 @@
 """What every layer with a normalized weight shares: gain, bias and their initialization."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from tribin.nn.initialization import InitializedFromData, standardization
+
 # Of every weight at the start of training, before normalization (the authors' code).
 WEIGHT_STD = 0.05
 
-# A channel that varies less than this, relative to its mean, is constant up to rounding.
-_CONSTANT = 1e-5
 
-
-class NormalizedLayer(nn.Module, ABC):
+class NormalizedLayer(InitializedFromData):
     """A linear map whose weight vectors have unit norm, times a gain, plus a bias, per output.
 
     Args:
@@ -41,10 +40,8 @@ class NormalizedLayer(nn.Module, ABC):
         A channel that is constant on x keeps the gain `init_std`. With an `init_std` of 0 gain and
         bias are 0 (Salimans and Kingma, 2016).
         """
-        y = self.transform(x, torch.ones_like(self.gain), None).double()
+        y = self.transform(x, torch.ones_like(self.gain), None)
         y = y.movedim(1 if y.ndim == 4 else -1, 0).flatten(1)
-        std, mean = torch.std_mean(y, dim=1, correction=0)
-        varies = std > _CONSTANT * mean.abs()
-        gain = self.init_std / torch.where(varies, std, 1)
+        gain, bias = standardization(y, dim=1, std=self.init_std)
         self.gain.copy_(gain)
-        self.bias.copy_(-mean * gain)
+        self.bias.copy_(bias)

@@ -29,8 +29,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, kernel_size: int, precision: Precision, activation: str) -> None:
         super().__init__()
-        self.first = _conv2d(width, kernel_size, precision, init_std=1.0)
-        self.second = _conv2d(width, kernel_size, precision, init_std=0.0)
+        self.first = residual_conv2d(width, width, kernel_size, precision, init_std=1.0)
+        self.second = residual_conv2d(width, width, kernel_size, precision, init_std=0.0)
         self.binary_activations = precision.activations == 1
         self.activation = activation
 
@@ -42,13 +42,26 @@ class ResidualBlock(nn.Module):
         return x if self.binary_activations else ACTIVATIONS[self.activation](x)
 
 
-def _conv2d(width: int, kernel_size: int, precision: Precision, init_std: float) -> NormalizedLayer:
+def residual_conv2d(
+    in_channels: int, out_channels: int, kernel_size: int, precision: Precision, *, init_std: float
+) -> NormalizedLayer:
+    """A convolution of a residual layer, which keeps height and width.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the result.
+        kernel_size: odd.
+        precision: real or binary weights, real or binary input.
+        init_std: the standard deviation that data-dependent initialization gives to each channel.
+    """
     padding = kernel_size // 2
     if precision.weights == 32:
-        return WeightNormConv2d(width, width, kernel_size, padding=padding, init_std=init_std)
+        return WeightNormConv2d(
+            in_channels, out_channels, kernel_size, padding=padding, init_std=init_std
+        )
     return BinaryConv2d(
-        width,
-        width,
+        in_channels,
+        out_channels,
         kernel_size,
         padding=padding,
         binary_input=precision.activations == 1,
