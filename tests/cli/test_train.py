@@ -305,16 +305,27 @@ def test_bad_input_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+DIVERGING = ("optimizer.learning_rate=1e30", "optimizer.warmup_images=0")
+
+
 def test_a_run_that_diverges_exits_with_3(tmp_path: Path) -> None:
-    diverging = ("optimizer.learning_rate=1e30", "optimizer.warmup_images=0")
-    result = tribin_process("train", TINY, *diverging, "--run-dir", tmp_path / "run")
+    result = tribin_process("train", TINY, *DIVERGING, "--run-dir", tmp_path / "run")
     assert (result.returncode, result.stdout) == (3, "")
     assert "Traceback" not in result.stderr
     message = result.stderr.splitlines()[-1]
     assert re.fullmatch(
-        r"tribin: loss \S+, gradient norm \S+ after \d+ images: stopped before the update", message
+        r"tribin: loss \S+, gradient norm \S+ after \d+ images: stopped before the update "
+        r"\(--debug-non-finite names the layer\)",
+        message,
     )
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_that_diverges_names_the_layer_where_asked() -> None:
+    result = tribin("train", TINY, *DIVERGING, "--run-dir", "run", "--debug-non-finite")
+    assert (result.exit_code, result.stdout) == (3, "")
+    message = result.stderr.splitlines()[-1]
+    assert re.search(r"stopped before the update; first not finite is the \w+", message)
 
 
 def test_the_guard_leaves_the_last_checkpoint(
@@ -326,7 +337,7 @@ def test_the_guard_leaves_the_last_checkpoint(
         nonlocal seen
         seen += len(images) if model.training else 0
         objective = forward(model, images)
-        loss = objective.loss * torch.nan if seen > 24 + 64 else objective.loss
+        loss = objective.loss * torch.nan if seen > 24 else objective.loss
         return Objective(loss, objective.metrics)
 
     monkeypatch.setattr(ResNetVAE, "forward", poisoned)
@@ -334,3 +345,8 @@ def test_the_guard_leaves_the_last_checkpoint(
     assert (result.exit_code, result.stdout) == (3, "")
     assert "after 32 images: stopped before the update" in result.stderr.splitlines()[-1]
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["16"]
+
+    again = tribin("resume", "run", "--debug-non-finite")
+    assert (again.exit_code, again.stdout) == (3, "")
+    message = again.stderr.splitlines()[-1]
+    assert message.endswith("stopped before the update; first not finite is the loss of ResNetVAE")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.runs import metrics, tensor_files, tiny_recipe
-from torch import Tensor
+from torch import Tensor, nn
 
 from tribin.data import load_images
 from tribin.errors import InputError, NonFiniteError
 from tribin.models import Objective, ResNetVAE
-from tribin.nn import latent_weights
+from tribin.nn import initialization, latent_weights
+from tribin.recipe import Recipe
 from tribin.training import trainer
 from tribin.training.optimizer import learning_rate, optimizer_tensors
+from tribin.training.run_folder import build_model
 from tribin.training.step import StepResult, train_step
 from tribin.training.trainer import train
 
@@ -78,6 +81,18 @@ def test_the_network_is_initialized_on_the_first_images(
     order = np.random.RandomState([5, 0]).permutation(len(data))
     assert torch.equal(given[0], data[torch.from_numpy(order[:20])])
     assert torch.equal(given[1], data[torch.from_numpy(order)])
+
+
+def test_dropout_waits_for_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Callable[..., None]
+) -> None:
+    modes: list[bool] = []
+    monkeypatch.setattr(
+        trainer, "initialize_from_data", lambda model, images: modes.append(model.training)
+    )
+    watch(lambda model, *_: modes.append(model.training))
+    train(tiny_recipe("training.images=16", "evaluation.every_images=8"), tmp_path / "run")
+    assert modes == [False, True, True]
 
 
 def test_what_happens_every_so_many_images_happens_at_the_first_step_from_there_on(
@@ -319,7 +334,8 @@ def test_skipped_steps_are_counted_and_change_nothing(
     assert (manifest["skipped_steps"], manifest["averaged_steps"]) == (2, STEPS - 2)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(warnings) == 2
-    assert "after 32 images: step skipped" in warnings[0]
+    hint = "(--debug-non-finite names the layer)"
+    assert warnings[0].endswith(f"loss nan, gradient norm nan after 32 images: step skipped {hint}")
 
 
 @pytest.mark.parametrize("maximum", [0, 2])
@@ -333,6 +349,67 @@ def test_too_many_skipped_steps_stop_the_run(
     with pytest.raises(NonFiniteError, match=f"stopped, {maximum + 1} steps were skipped"):
         train(recipe, tmp_path / "run")
     assert len(records(tmp_path / "run")) == {0: 1, 2: 4}[maximum]
+
+
+class SometimesNotANumber(nn.Module):
+    """A layer that fails in training, by chance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(torch.rand(()) < 0.3 * self.training, torch.nan, x)
+
+
+@pytest.fixture
+def fails_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(recipe: Recipe) -> Any:
+        model: Any = build_model(recipe)
+        model.head_blocks.append(SometimesNotANumber())
+        return model
+
+    monkeypatch.setattr(trainer, "build_model", build)
+
+
+BY_CHANCE = "first not finite is the output of head_blocks.0 (SometimesNotANumber), "
+
+
+@pytest.mark.usefixtures("fails_by_chance")
+def test_to_name_the_layer_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The step is run again with its own noise: whatever failed fails again."""
+    recipe = tiny_recipe(*SHORT, "training.non_finite=skip", "seed=1")
+    train(recipe, tmp_path / "plain")
+    capsys.readouterr()
+    train(recipe, tmp_path / "debug", debug_non_finite=True)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == records(tmp_path / "debug")[-1]["skipped_steps"] >= 2
+    assert all(f" images: step skipped; {BY_CHANCE}" in line for line in warnings)
+    assert tensor_files(tmp_path / "debug", 84) == tensor_files(tmp_path / "plain", 84)
+    assert metrics(tmp_path / "debug") == metrics(tmp_path / "plain")
+
+
+@pytest.mark.usefixtures("fails_by_chance")
+def test_a_run_that_stopped_is_resumed_to_name_the_layer(tmp_path: Path) -> None:
+    recipe = tiny_recipe(*SHORT, "checkpoints.every_images=8", "seed=1")
+    with pytest.raises(NonFiniteError, match="names the layer") as stopped:
+        train(recipe, tmp_path / "run")
+    before = checkpoints(tmp_path / "run")
+    with pytest.raises(NonFiniteError, match=re.escape(BY_CHANCE)) as again:
+        trainer.resume(tmp_path / "run", debug_non_finite=True)
+    assert str(again.value).partition(";")[0] == str(stopped.value).partition(" (")[0]
+    assert checkpoints(tmp_path / "run") == before
+
+
+def test_an_initialization_that_is_not_finite_is_named_at_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def standardization(y: Tensor, dim: int, std: float = 1.0) -> tuple[Tensor, Tensor]:
+        gain, bias = initialization.standardization(y, dim, std)
+        return (gain * torch.nan if std == 0.0 else gain), bias
+
+    monkeypatch.setattr("tribin.nn.normalized_layer.standardization", standardization)
+    message = "after 8 images: .*; first not finite is parameter latent_layers.0.up_block.0.second"
+    with pytest.raises(NonFiniteError, match=message):
+        train(tiny_recipe(*SHORT), tmp_path / "run", debug_non_finite=True)
 
 
 def test_skipped_steps_are_remembered_by_a_resumed_run(

@@ -11,6 +11,13 @@ from tribin.recipe import load_recipe
 from tribin.training.trainer import resume as resume_run
 from tribin.training.trainer import train as train_run
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+debug_non_finite_option = click.option(
+    "--debug-non-finite",
+    is_flag=True,
+    help="Run a step that is not finite again, and name the layer where it first was not.",
+)
+
 
 @click.command()
 @click.argument("source", metavar="RECIPE")
@@ -20,23 +27,33 @@ from tribin.training.trainer import train as train_run
     type=click.Path(path_type=Path),
     help="Folder of the run; runs/<recipe>-<date and time> by default.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def train(source: str, overrides: tuple[str, ...], run_dir: Path | None, as_json: bool) -> None:
+@debug_non_finite_option
+@json_option
+def train(
+    source: str,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    debug_non_finite: bool,
+    as_json: bool,
+) -> None:
     """Train a recipe.
 
     RECIPE is a file or the name of a shipped recipe, such as resnet_vae/digits_w1a1.
     """
     recipe = load_recipe(source, overrides)
     run_dir = run_dir or Path("runs") / f"{Path(source).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    _print_summary(train_run(recipe, run_dir), run_dir, as_json)
+    summary = train_run(recipe, run_dir, debug_non_finite=debug_non_finite)
+    _print_summary(summary, run_dir, as_json)
 
 
 @click.command()
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def resume(run_dir: Path, as_json: bool) -> None:
+@debug_non_finite_option
+@json_option
+def resume(run_dir: Path, debug_non_finite: bool, as_json: bool) -> None:
     """Go on with a run from its newest intact checkpoint, bit for bit."""
-    _print_summary(resume_run(run_dir), run_dir, as_json)
+    summary = resume_run(run_dir, debug_non_finite=debug_non_finite)
+    _print_summary(summary, run_dir, as_json)
 
 
 def _print_summary(summary: dict[str, Any], run_dir: Path, as_json: bool) -> None:

@@ -25,6 +25,9 @@ class StepResult:
     gradient_norm: Tensor
     finite: bool
 
+    def __str__(self) -> str:
+        return f"loss {self.metrics['loss'].item()}, gradient norm {self.gradient_norm.item()}"
+
 
 def train_step(
     model: GenerativeModel, optimizer: torch.optim.Optimizer, images: Tensor, recipe: Recipe
@@ -33,7 +36,7 @@ def train_step(
 
     Latent weights are clipped to [−1, 1] after the update (Bird et al., 2021).
     """
-    metrics = _backward(model, images, recipe)
+    metrics = backward(model, images, recipe)
     gradient_norm = nn.utils.clip_grad_norm_(
         model.parameters(), recipe.optimizer.gradient_clip or math.inf
     )
@@ -45,7 +48,12 @@ def train_step(
     return StepResult(metrics, gradient_norm, finite)
 
 
-def _backward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+def backward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """Add the gradient of the mean loss over uint8 images [N, C, H, W] to the parameters'.
+
+    Returns:
+        The metrics and the loss, averaged over the micro-batches; scalars on the device.
+    """
     autocast = torch.autocast(
         images.device.type, torch.bfloat16, enabled=recipe.training.autocast == "bfloat16"
     )

@@ -21,6 +21,7 @@ from tribin.tracking import Tracker, pair_up, save_image_grid
 from tribin.tracking.atomic_file import write_atomically
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
+from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
     build_optimizer,
     learning_rate,
@@ -33,22 +34,24 @@ from tribin.training.step import SignFlips, StepResult, train_step
 RECONSTRUCTED_IMAGES = 32
 
 
-def train(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
-    """Train a new run and return its summary.
+def train(recipe: Recipe, run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
+    """Train a new run and return its summary; `debug_non_finite` is that of `Trainer`.
 
     Raises:
         InputError: if data, model and recipe don't fit or the folder exists; nothing is written.
         NonFiniteError: if the guard stops the run.
     """
     check_new(run_dir)
-    trainer = Trainer(recipe, load_data(recipe))
+    trainer = Trainer(recipe, load_data(recipe), debug_non_finite=debug_non_finite)
     run = RunFolder.create(run_dir, recipe, trainer.device)
     trainer.initialize()
     return _run(trainer, run)
 
 
-def resume(run_dir: Path) -> dict[str, Any]:
+def resume(run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
     """Go on with a run from its newest intact checkpoint, bit for bit as if it had not stopped.
+
+    `debug_non_finite` is that of `Trainer`.
 
     Raises:
         InputError: if the folder holds no run or only damaged checkpoints, or if its recipe was
@@ -57,7 +60,7 @@ def resume(run_dir: Path) -> dict[str, Any]:
     """
     run = RunFolder.open(run_dir)
     checkpoint = run.checkpoints.newest_intact(print_line)
-    trainer = Trainer(run.recipe, load_data(run.recipe))
+    trainer = Trainer(run.recipe, load_data(run.recipe), debug_non_finite=debug_non_finite)
     if checkpoint is None:
         print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
         trainer.initialize()
@@ -102,15 +105,17 @@ class Trainer:
     Args:
         recipe: what to do.
         images: what to do it on.
+        debug_non_finite: whether to run a step that is not finite again, to name the layer.
 
     Raises:
         InputError: if the model can't have such images.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSplits) -> None:
+    def __init__(self, recipe: Recipe, images: ImageSplits, *, debug_non_finite: bool) -> None:
         torch.backends.cudnn.deterministic = True
         self.recipe = recipe
         self.images = images
+        self.debug_non_finite = debug_non_finite
         self.device = default_device()
         seed_noise(recipe.seed, "initialization")
         self.model = build_model(recipe).to(self.device)
@@ -125,7 +130,7 @@ class Trainer:
         """Data-dependent initialization, on the images that training sees first."""
         count = min(self.recipe.training.initialization_images, len(self._train_images))
         print_line(f"initializing on {count:,} images")
-        initialize_from_data(self.model, self._batch(count))
+        initialize_from_data(self.model.eval(), self._batch(count))  # without dropout
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint."""
@@ -161,10 +166,9 @@ class Trainer:
             group["lr"] = rate
         flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
-        self.model.train()
-        result = train_step(self.model, self.optimizer, images, self.recipe)
+        result = train_step(self.model.train(), self.optimizer, images, self.recipe)
         if not result.finite:
-            self._skip(result, tracker)
+            self._skip(result, images, tracker)
         elif self.average is not None:
             self.average.update_parameters(self.model)
 
@@ -188,18 +192,24 @@ class Trainer:
         indices = batch_indices(self.recipe.seed, self.images_seen, count, len(self._train_images))
         return self._train_images[indices.to(self.device)]
 
-    def _skip(self, result: StepResult, tracker: Tracker) -> None:
+    def _skip(self, result: StepResult, images: Tensor, tracker: Tracker) -> None:
         training = self.recipe.training
         self.skipped_steps += 1
-        reason = (
-            f"loss {result.metrics['loss'].item()}, gradient norm {result.gradient_norm.item()} "
-            f"after {self.images_seen:,} images"
-        )
+        reason = f"{result} after {self.images_seen:,} images"
+        where = self._where(images)
         if training.non_finite == "stop":
-            raise NonFiniteError(f"{reason}: stopped before the update")
+            raise NonFiniteError(f"{reason}: stopped before the update{where}")
         if self.skipped_steps > training.maximum_skipped_steps:
-            raise NonFiniteError(f"{reason}: stopped, {self.skipped_steps:,} steps were skipped")
-        tracker.message(f"warning: {reason}: step skipped")
+            skipped = f"{self.skipped_steps:,} steps were skipped"
+            raise NonFiniteError(f"{reason}: stopped, {skipped}{where}")
+        tracker.message(f"warning: {reason}: step skipped{where}")
+
+    def _where(self, images: Tensor) -> str:
+        """What the message about the step on these images ends with."""
+        if not self.debug_non_finite:
+            return " (--debug-non-finite names the layer)"
+        seed_noise(self.recipe.seed, "step", self.images_seen - len(images))
+        return f"; {first_non_finite(self.model, images, self.recipe)}"
 
     def _metrics(self, result: StepResult, rate: float) -> dict[str, float]:
         values = {name: value.item() for name, value in result.metrics.items()}
@@ -221,49 +231,37 @@ class Trainer:
     def _validate(self, tracker: Tracker) -> None:
         for weights, model in self._weights().items():
             result = self._evaluate(model, self.images.validation)
-            prefix = f"validation/{weights}"
-            tracker.log(
-                self.images_seen,
-                {
-                    f"{prefix}/bits_per_dim": result["bits_per_dim"],
-                    f"{prefix}/standard_error": result["standard_error"],
-                },
-            )
+            keys = ("bits_per_dim", "standard_error")
+            tracker.log(self.images_seen, {f"validation/{weights}/{k}": result[k] for k in keys})
 
     def _evaluate(self, model: GenerativeModel, images: Tensor) -> dict[str, Any]:
         section = self.recipe.evaluation
-        return asdict(
-            evaluate(
-                model.eval(),
-                images[: section.images],
-                batch_size=section.batch_size,
-                importance_samples=section.importance_samples,
-                seed=self.recipe.seed,
-            )
+        result = evaluate(
+            model.eval(),
+            images[: section.images],
+            batch_size=section.batch_size,
+            importance_samples=section.importance_samples,
+            seed=self.recipe.seed,
         )
+        return asdict(result)
 
     @torch.no_grad()
     def _draw(self, run: RunFolder, tracker: Tracker) -> None:
         """Samples from noise that is the same at every call, and reconstructions."""
         model = next(iter(self._weights().values())).eval()
-        levels = self.images.format.levels
-        name = f"{self.images_seen}.png"
         seed_noise(self.recipe.seed, "samples")
         samples = model.sample(self.recipe.samples.count, self.recipe.samples.temperature)
-        save_image_grid(samples, run.path / "samples" / name, levels=levels)
-        tracker.image("samples", self.images_seen, run.path / "samples" / name)
-
         held_out = self.images.validation if len(self.images.validation) else self.images.test
         inputs = held_out[:RECONSTRUCTED_IMAGES].to(self.device)
         pairs = pair_up(inputs, model.reconstruct(inputs))
-        save_image_grid(pairs, run.path / "reconstructions" / name, levels=levels)
-        tracker.image("reconstructions", self.images_seen, run.path / "reconstructions" / name)
+        for folder, images in {"samples": samples, "reconstructions": pairs}.items():
+            path = run.path / folder / f"{self.images_seen}.png"
+            save_image_grid(images, path, levels=self.images.format.levels)
+            tracker.image(folder, self.images_seen, path)
 
     def _save(self, run: RunFolder, tracker: Tracker) -> None:
-        tensors = {
-            "model": self.model.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer, self.model),
-        }
+        tensors = {"model": self.model.state_dict()}
+        tensors["optimizer"] = optimizer_tensors(self.optimizer, self.model)
         metadata = {
             "skipped_steps": self.skipped_steps,
             "wandb_run_id": tracker.wandb_run_id,
