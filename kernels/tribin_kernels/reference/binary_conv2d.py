@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tribin_kernels.reference.packing import pack_bits, unpack_bits, unpack_signs
-from tribin_kernels.reference.signs import activation_mask, plus_minus_one, sign, weight_scale
+from tribin_kernels.reference.signs import (
+    activation_mask,
+    keep,
+    plus_minus_one,
+    sign,
+    weight_scale,
+)
 
 
 def binary_conv2d(
@@ -107,7 +113,7 @@ def binary_conv2d_w1a1_backward(
         grad_y, x, latent_weight, gain, stride, padding
     )
     passes = unpack_bits(mask, channels).permute(0, 3, 1, 2)
-    return grad_x * passes, grad_latent, grad_gain, grad_bias
+    return keep(grad_x, passes), grad_latent, grad_gain, grad_bias
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

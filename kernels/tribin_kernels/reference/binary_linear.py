@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tribin_kernels.reference.packing import pack_bits, unpack_bits, unpack_signs
-from tribin_kernels.reference.signs import activation_mask, plus_minus_one, sign, weight_scale
+from tribin_kernels.reference.signs import (
+    activation_mask,
+    keep,
+    plus_minus_one,
+    sign,
+    weight_scale,
+)
 
 
 def binary_linear(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
@@ -76,4 +82,4 @@ def binary_linear_w1a1_backward(
     grad_x, grad_latent, grad_gain, grad_bias = binary_linear_backward(
         grad_y, x, latent_weight, gain
     )
-    return grad_x * unpack_bits(mask, length), grad_latent, grad_gain, grad_bias
+    return keep(grad_x, unpack_bits(mask, length)), grad_latent, grad_gain, grad_bias

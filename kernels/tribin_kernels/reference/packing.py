@@ -11,11 +11,13 @@ from tribin_kernels.reference.signs import plus_minus_one
 
 WORD_BITS = 32
 
-# Eight bits are moved at once, as the bytes 0 and 1 of an int64. Bit i of the highest byte of the
-# product with _GATHER is byte i's; the product with _REPEAT puts the same byte in all eight places.
+# Eight bits are moved at once, as the bytes 0 and 1 of an int64. Multiplied by _GATHER, their bits
+# meet in the highest byte. Multiplied by _REPEAT, a byte is in all eight places; _BIT_OF_BYTE then
+# leaves bit i in byte i, and adding _CARRY moves whatever is set to the byte's highest bit.
 _GATHER = 0x0102040810204080
 _REPEAT = 0x0101010101010101
 _BIT_OF_BYTE = 0x8040201008040201 - 2**64
+_CARRY = 0x7F7F7F7F7F7F7F7F
 
 
 def words_per_row(length: int) -> int:
@@ -35,8 +37,8 @@ def pack_bits(bits: Tensor) -> Tensor:
 def unpack_bits(words: Tensor, length: int) -> Tensor:
     """Unpack row bits, int32 [..., ceil(K/32)], into bool [..., K] with K = `length`."""
     octets = words.contiguous().view(torch.uint8).to(torch.int64)
-    bits = (octets * _REPEAT & _BIT_OF_BYTE).view(torch.uint8) != 0
-    return bits[..., :length]
+    spread = (octets * _REPEAT & _BIT_OF_BYTE) + _CARRY
+    return (spread >> 7 & _REPEAT).view(torch.bool)[..., :length]
 
 
 def pack_signs(x: Tensor) -> Tensor:

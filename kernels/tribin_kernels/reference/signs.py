@@ -17,8 +17,14 @@ def sign(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def plus_minus_one(negative: Tensor, dtype: torch.dtype) -> Tensor:
-    """−1 of `dtype` where `negative` (bool, or integer 0 and 1) is set, else +1."""
-    return torch.rsub(negative.to(dtype), 1, alpha=2)
+    """−1 of `dtype` where `negative` (bool) is set, else +1."""
+    return (1 - 2 * negative.view(torch.int8)).to(dtype)
+
+
+def keep(x: Tensor, where: Tensor) -> Tensor:
+    """x where `where` (bool) is set, else 0."""
+    # torch multiplies by bool several times as slowly.
+    return x * where.view(torch.int8).to(x.dtype)
 
 
 def activation_mask(x: Tensor) -> Tensor:
