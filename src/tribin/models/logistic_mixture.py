@@ -28,7 +28,7 @@ class LogisticMixture:
     def logit_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logit of the distribution function at x, and the logarithm of its derivative.
 
-        Both are exact in the tails, where the distribution function itself is 0 or 1.
+        Both hold in the tails too, where the distribution function itself rounds to 0 or 1.
 
         Args:
             x: [...].
@@ -55,9 +55,14 @@ class LogisticMixture:
         target = logit.double()
         with torch.no_grad():
             root = exact._solve(target)
-        # A last Newton step, which has the derivatives of the inverse function.
         value, log_slope = exact.logit_cdf(root)
-        return (root - (value - target) * (-log_slope.detach()).exp()).to(logit.dtype)
+        # A last Newton step, which has the derivatives of the inverse function. On a plateau, where
+        # rounding alone makes it long, it goes no further than the root is uncertain.
+        slope = log_slope.detach().exp().clamp(min=torch.finfo(torch.float64).tiny)
+        step = (target - value) / slope
+        limit = _ROOT_TOLERANCE * root.abs().clamp(min=1)
+        step = step + (step.clamp(-limit, limit) - step).detach()
+        return (root + step).to(logit.dtype)
 
     def _solve(self, target: Tensor) -> Tensor:
         """Newton's method, with bisection where it leaves the bracket or is slow.

@@ -50,7 +50,8 @@ class Chain(Flow):
         return y, total
 
     def _flows(self) -> list[Flow]:
-        return cast(list[Flow], list(self.children()))
+        # children() would leave out a flow that is there twice.
+        return cast(list[Flow], list(self._modules.values()))
 
 
 class Inverse(Flow):

@@ -23,7 +23,7 @@ class Dequantizer(Flow):
         self.levels = levels
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """From noise to u; the context is the image, floating point in [0, levels)."""
+        """From noise to u; the context is the image in [0, levels), of the parameters' dtype."""
         result: tuple[Tensor, Tensor] = self.noise_flow(x, self._read(context))
         return result
 
