@@ -17,6 +17,10 @@ from tribin.training import trainer
 from tribin.training.step import StepResult, train_step
 
 TINY = Path(__file__).with_name("tiny.yaml")
+# The override that makes it a Flow++.
+FLOWPP = (
+    "model={name: flowpp, width: 8, blocks: 1, dequantization_blocks: 1, mixture_components: 2}"
+)
 
 
 def tiny_recipe(*overrides: str) -> Recipe:

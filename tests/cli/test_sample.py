@@ -5,13 +5,25 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.runs import tribin
+from tests.runs import FLOWPP, tiny_recipe, tribin
+
+from tribin.data import load_images
+from tribin.tracking import save_image_grid
+from tribin.training.trainer import train
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of a Flow++; to be read only."""
+    run_dir = tmp_path_factory.mktemp("runs") / "flow"
+    train(tiny_recipe(FLOWPP, "training.images=16"), run_dir)
+    return run_dir
 
 
 def sample(run_dir: Path, output: str, *options: object) -> bytes:
@@ -73,3 +85,28 @@ def test_bad_options(trained_run: Path, tmp_path: Path, options: tuple[object, .
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"Invalid value for '{options[0]}'" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interpolations_are_rows_from_one_test_image_to_the_next(
+    trained_flow: Path, tmp_path: Path
+) -> None:
+    result = tribin("sample", trained_flow, "--interpolate", 2, "--count", 6)
+    assert result.stdout == "samples.png: 6 images, interpolate 2, ema weights\n"
+    save_image_grid(load_images("digits").test[:6], tmp_path / "ends.png", columns=2, levels=17)
+    assert Path("samples.png").read_bytes() == Path("ends.png").read_bytes()
+    longer = json.loads(tribin("sample", trained_flow, "--interpolate", 5, "--json").stdout)
+    # The recipe's count is 4: one row at least.
+    assert longer == {"file": "samples.png", "count": 5, "interpolate": 5, "weights": "ema"}
+
+
+def test_a_model_that_does_not_interpolate(trained_run: Path, tmp_path: Path) -> None:
+    result = tribin("sample", trained_run, "--interpolate", 5)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "tribin: ResNetVAE does not interpolate between images\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interpolations_have_no_temperature(trained_flow: Path) -> None:
+    result = tribin("sample", trained_flow, "--interpolate", 5, "--temperature", 1)
+    assert result.exit_code == 2
+    assert "--interpolate draws none" in result.stderr

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.runs import tiny_recipe
+from tests.runs import FLOWPP, tiny_recipe
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,9 +22,6 @@ from tribin.training.optimizer import build_optimizer, optimizer_tensors
 from tribin.training.run_folder import build_model
 from tribin.training.step import train_step
 
-FLOWPP = (
-    "model={name: flowpp, width: 8, blocks: 1, dequantization_blocks: 1, mixture_components: 2}"
-)
 Plant = Callable[[GenerativeModel], None]
 
 

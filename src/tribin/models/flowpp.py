@@ -125,11 +125,10 @@ class FlowPP(GenerativeModel):
 
         Returns:
             float64 [N, 4·C, H/2, W/2]. In float32, `decode` would give the conditioners inputs
-            that differ in their last bits, and some of their binary activations would flip.
+            that differ in their last bits, and some of their binary activations would flip; so
+            may they where images are decoded in other batches than they were encoded in.
         """
-        noise, _ = self._dequantization_noise(images)
-        latents: Tensor = self.main_flow(images + noise.double())[0]
-        return latents
+        return self._encode(images, self._gaussian(len(images), self.image_shape))
 
     def decode(self, latents: Tensor) -> Tensor:
         """The images, uint8 [N, C, H, W], of latents [N, 4·C, H/2, W/2]; solved in float64."""
@@ -147,10 +146,16 @@ class FlowPP(GenerativeModel):
         Returns:
             uint8 [N, steps, C, H, W].
         """
-        start, end = self.encode(first), self.encode(second)
+        gaussian = self._gaussian(len(first), self.image_shape)
+        start, end = (self._encode(images, gaussian) for images in (first, second))
         shares = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         rows = [self.decode(_between(start, end, share)) for share in shares]
         return torch.stack(rows, dim=1)
+
+    def _encode(self, images: Tensor, gaussian: Tensor) -> Tensor:
+        noise, _ = self.dequantizer(gaussian.double(), images.to(self.dtype))
+        latents: Tensor = self.main_flow(images + noise)[0]
+        return latents
 
     def _dequantization_noise(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """u in [0, 1] of the images' shape, and −log q(u|x), [N], in nats."""

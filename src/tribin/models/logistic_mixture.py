@@ -78,11 +78,14 @@ class LogisticMixture:
             lower = torch.where(value <= target, root, lower)
             upper = torch.where(value >= target, root, upper)
             newton = root - (value - target) * (-log_slope).exp()
-            fast = (newton - root).abs() < last_step / 2
-            is_newton = fast & (newton >= lower) & (newton <= upper)
+            step = (newton - root).abs()
+            tolerance = _ROOT_TOLERANCE * root.abs().clamp(min=1)
+            fast = (step < last_step / 2) & (newton >= lower) & (newton <= upper)
+            # A root that is found stays, while others of the batch are still sought.
+            is_newton = fast | (step <= tolerance)
             following = torch.where(is_newton, newton, (lower + upper) / 2)
             last_step = (following - root).abs()
             root = following
-            if not (last_step > _ROOT_TOLERANCE * root.abs().clamp(min=1)).any():
+            if not (last_step > tolerance).any():
                 break
         return root

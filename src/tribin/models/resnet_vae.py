@@ -1,5 +1,6 @@
 """ResNet VAE with bidirectional inference (Kingma et al., 2016; Bird et al., 2021)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -89,9 +90,9 @@ class ResNetVAE(GenerativeModel):
         log_likelihood, kl = self._evidence(images)
         reconstruction = -log_likelihood.mean()
         channel_kl = kl.mean(1)
-        free = self.to_bits_per_dim(
-            reconstruction + channel_kl.clamp(min=self.config.free_bits).sum()
-        )
+        # One draw's KL may be below 0, where free bits of 0 must not hold it.
+        free_bits = self.config.free_bits or -math.inf
+        free = self.to_bits_per_dim(reconstruction + channel_kl.clamp(min=free_bits).sum())
         layer_kl = self.to_bits_per_dim(channel_kl.detach().sum(1))
         metrics = {
             "bits_per_dim": self.to_bits_per_dim(reconstruction.detach()) + layer_kl.sum(),
