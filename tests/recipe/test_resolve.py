@@ -133,7 +133,7 @@ def test_a_file_that_is_not_text(tmp_path):
     ("source", "message"),
     [
         ("resnet_vae/digit_w1a1", "did you mean resnet_vae/digits_w1a1?"),
-        ("digits_w1a1.yaml", "did you mean resnet_vae/digits_w1a1?"),
+        ("digits_w1a1.yaml", "did you mean flowpp/digits_w1a1 or resnet_vae/digits_w1a1?"),
         ("missing.yaml", "neither a file nor a shipped recipe"),
         ("../recipes/resnet_vae/digits_w1a1.yaml", "neither a file"),
         ("", "neither a file nor a shipped recipe"),

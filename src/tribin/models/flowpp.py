@@ -136,16 +136,7 @@ class FlowPP(GenerativeModel):
         return dequantized.floor().clamp(0, self.levels - 1).to(torch.uint8)
 
     def interpolate(self, first: Tensor, second: Tensor, steps: int) -> Tensor:
-        """Images between two, along the great circle through their latents.
-
-        Args:
-            first: uint8 [N, C, H, W].
-            second: uint8 [N, C, H, W].
-            steps: how many images in each row, the two ends among them.
-
-        Returns:
-            uint8 [N, steps, C, H, W].
-        """
+        """Images between two, along the great circle through their latents."""
         gaussian = self._gaussian(len(first), self.image_shape)
         start, end = (self._encode(images, gaussian) for images in (first, second))
         shares = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)

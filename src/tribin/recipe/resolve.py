@@ -65,7 +65,10 @@ def _find(source: str | Path, folder: Path = Path()) -> Path:
     names = shipped_recipes()
     if name in names:
         return _shipped_folder() / f"{name}.yaml"
-    hint = did_you_mean(name, names) or "`tribin recipe list` lists the shipped ones"
+    if namesakes := [shipped for shipped in names if shipped.endswith(f"/{name}")]:
+        hint = f"did you mean {' or '.join(namesakes)}?"
+    else:
+        hint = did_you_mean(name, names) or "`tribin recipe list` lists the shipped ones"
     raise InputError(f"no recipe {str(source)!r}: neither a file nor a shipped recipe; {hint}")
 
 
