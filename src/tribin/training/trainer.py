@@ -260,8 +260,10 @@ class Trainer:
             tracker.image(folder, self.images_seen, path)
 
     def _save(self, run: RunFolder, tracker: Tracker) -> None:
-        tensors = {"model": self.model.state_dict()}
-        tensors["optimizer"] = optimizer_tensors(self.optimizer, self.model)
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
+        }
         metadata = {
             "skipped_steps": self.skipped_steps,
             "wandb_run_id": tracker.wandb_run_id,
