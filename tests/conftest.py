@@ -39,7 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "WANDB_CONFIG_DIR": f"{folder.name}/wandb-config",
         "WANDB_CACHE_DIR": f"{folder.name}/wandb-cache",
         "WANDB_ERROR_REPORTING": "false",
+        "XDG_CACHE_HOME": f"{folder.name}/cache",  # where the CPU kernels are compiled to
     }
+    config.addinivalue_line("filterwarnings", "ignore:tribin can't compile")  # int8 stands in
 
 
 @pytest.fixture(scope="session")

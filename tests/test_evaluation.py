@@ -13,7 +13,7 @@ from tribin.data import load_images
 from tribin.errors import InputError, NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.models import GenerativeModel, Objective
-from tribin.training.run_folder import RunFolder
+from tribin.trained_model import load_trained_model
 
 SHAPE = (1, 2, 3)
 
@@ -133,7 +133,7 @@ def test_noise_is_a_function_of_the_seed_and_the_image() -> None:
 
 
 def test_more_samples_give_a_tighter_bound_on_a_trained_model(trained_run: Path) -> None:
-    model, _ = RunFolder.open(trained_run).load_model(torch.device("cpu"), "raw")
+    model = load_trained_model(trained_run, torch.device("cpu"), "raw").model
     images = load_images("digits").test
     bounds = [
         evaluate(model, images, batch_size=100, importance_samples=samples)
@@ -144,6 +144,6 @@ def test_more_samples_give_a_tighter_bound_on_a_trained_model(trained_run: Path)
 
 
 def test_evaluation_keeps_no_graph_and_no_gradient(trained_run: Path) -> None:
-    model, _ = RunFolder.open(trained_run).load_model(torch.device("cpu"))
+    model = load_trained_model(trained_run, torch.device("cpu")).model
     evaluate(model, load_images("digits").test[:4], batch_size=2)
     assert all(parameter.grad is None for parameter in model.parameters())

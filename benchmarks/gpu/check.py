@@ -1,6 +1,7 @@
 """Checks of the kernels that need the real device: each returns lines of what it saw, or raises."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch.library import opcheck
 
 from benchmarks.gpu.layers import UNIT, Layer, errors_over_bounds
 from tribin import ops
-from tribin_kernels import self_check
+from tribin_kernels import reference, self_check
 
 REAL_LAYERS: dict[str, Callable[[], Layer]] = {
     "ResNet VAE 256→256 3×3, 128×16×16": lambda: Layer.conv2d(128, 256, 16, 16, 256, 3),
@@ -25,7 +26,10 @@ RAGGED_LAYERS = 200
 
 def check_all() -> bool:
     """Run every check, print what it saw, and say whether all passed."""
-    checks = (bit_mma, real_layers, ragged_layers, layouts, reproducible, dispatch, graph)
+    checks = (
+        bit_mma, real_layers, ragged_layers, packed_layers, layouts, reproducible, dispatch, graph,
+        packed_graph,
+    )  # fmt: skip
     passed = [_passes(check) for check in checks]
     return all(passed)
 
@@ -74,6 +78,50 @@ def ragged_layer(seed: int) -> Layer:
     )
 
 
+def packed_layers() -> Iterator[str]:
+    """Packed layers at real and ragged shapes, from real x, signs or bits, to real y or bits."""
+    for name, make in REAL_LAYERS.items():
+        for dtype in UNIT:
+            check_packed(as_conv2d(make()).to(dtype, torch.float32, "cuda"))
+        yield f"{name}: equal, and where there is a gate within its rounding"
+    for seed in range(RAGGED_LAYERS):
+        layer, dtype = as_conv2d(ragged_layer(seed)), list(UNIT)[seed % len(UNIT)]
+        try:
+            check_packed(layer.to(dtype, torch.float32, "cuda"))
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, x {list(layer.x.shape)}: {error}") from error
+    yield f"{RAGGED_LAYERS} ragged shapes"
+
+
+def as_conv2d(layer: Layer) -> Layer:
+    """A linear layer as a convolution of one pixel."""
+    if layer.geometry:
+        return layer
+    x, latent_weight, grad_y = (
+        tensor[..., None, None] for tensor in (layer.x, layer.latent_weight, layer.grad_y)
+    )
+    return Layer(x, latent_weight, layer.gain, layer.bias, grad_y, ([1, 1], [0, 0]))
+
+
+def check_packed(layer: Layer) -> None:
+    """Against float64: y is a sum of multiples of 2⁻¹² that float32 adds exactly.
+
+    A gate and ELU take exponentials, which err by less than 2⁻²⁰ of a result below 16.
+    """
+    op, exact = torch.ops.tribin.packed_conv2d, layer.to(torch.float64, torch.float64)
+    row_bits = reference.pack_signs(layer.x.movedim(1, -1))
+    for x, binary_input in ((layer.x, False), (layer.x, True), (row_bits, True)):
+        for to_bits in (False, True):
+            y = _packed(op, layer, x, binary_input, to_bits=to_bits)
+            wanted = _packed(reference.packed_conv2d, exact, exact.x, binary_input, to_bits=to_bits)
+            torch.testing.assert_close(y, wanted.to(y.dtype), rtol=0, atol=0)
+        if layer.latent_weight.shape[0] % 2 == 0:
+            y = _packed(op, layer, x, binary_input, gate=True)
+            wanted = _packed(reference.packed_conv2d, exact, exact.x, binary_input, gate=True)
+            unit = UNIT[y.dtype]
+            torch.testing.assert_close(y.double(), wanted, rtol=2 * unit, atol=2.0**-16)
+
+
 def layouts() -> Iterator[str]:
     """Memory formats, views and autocast through the public ops."""
     layer = Layer.conv2d(4, 64, 16, 16, 32, 3).to(torch.float32, torch.float32, "cuda")
@@ -115,6 +163,10 @@ def dispatch() -> Iterator[str]:
     for binary_input in (False, True):
         results = _gradients(layer, binary_input, compiled)
         assert all(map(torch.equal, results, _gradients(layer, binary_input)))
+    packed = _packed_arguments(layer, layer.x, True)
+    opcheck(tribin.packed_conv2d.default, packed)
+    compiled = torch.compile(lambda: tribin.packed_conv2d(*packed), fullgraph=True)
+    assert torch.equal(compiled(), tribin.packed_conv2d(*packed))
     yield "opcheck and torch.compile"
 
 
@@ -133,6 +185,40 @@ def graph() -> Iterator[str]:
     torch.cuda.synchronize()
     assert all(map(torch.equal, results, expected))
     yield "a captured step replays exactly"
+
+
+def packed_graph() -> Iterator[str]:
+    """A captured packed layer replays to the same bits on new input."""
+    layer = Layer.conv2d(4, 64, 16, 16, 32, 3).to(torch.bfloat16, torch.float32, "cuda")
+    x, op = layer.x.clone(), torch.ops.tribin.packed_conv2d
+    arguments = _packed_arguments(layer, x, True)
+    op(*arguments)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        y = op(*arguments)
+    x.copy_(torch.randn_like(x))
+    captured.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, op(*arguments))
+    yield "a captured layer replays exactly"
+
+
+def _packed(
+    implementation: Callable[..., Tensor], layer: Layer, x: Tensor, binary_input: bool, **then: bool
+) -> Tensor:
+    return implementation(*_packed_arguments(layer, x, binary_input, **then))
+
+
+def _packed_arguments(
+    layer: Layer, x: Tensor, binary_input: bool, *, gate: bool = False, to_bits: bool = False
+) -> tuple[Any, ...]:
+    """Of `packed_conv2d`, on x or its row bits, with a residual, and ELU where there is a gate."""
+    weight_bits = reference.pack_signs(layer.latent_weight.permute(0, 2, 3, 1))
+    residual = layer.grad_y[:, : layer.grad_y.shape[1] // 2] if gate else layer.grad_y
+    return (
+        x, weight_bits, torch.full_like(layer.gain, 1 / 64), layer.bias, residual,
+        layer.latent_weight.shape[1], *layer.geometry, binary_input, gate, gate, to_bits,
+    )  # fmt: skip
 
 
 def _gradients(

@@ -48,6 +48,29 @@ class Conv2dShape:
             (padding[0], padding[1]),
         )
 
+    @classmethod
+    def of_bits(
+        cls,
+        row_bits: Tensor,
+        weight_bits: Tensor,
+        channels: int,
+        stride: Sequence[int],
+        padding: Sequence[int],
+    ) -> "Conv2dShape":
+        """The shape with x as [N, H, W, ceil(C/32)] and the weight as [out, kh, kw, ceil(C/32)]."""
+        batch, height, width, _ = row_bits.shape
+        outputs, kernel_height, kernel_width, _ = weight_bits.shape
+        return cls(
+            batch,
+            channels,
+            height,
+            width,
+            outputs,
+            (kernel_height, kernel_width),
+            (stride[0], stride[1]),
+            (padding[0], padding[1]),
+        )
+
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the output."""

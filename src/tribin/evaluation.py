@@ -29,6 +29,11 @@ class Evaluation:
     images: int
     importance_samples: int
 
+    @property
+    def bound(self) -> str:
+        """The name of what was measured."""
+        return "ELBO" if self.importance_samples == 1 else f"IW-{self.importance_samples}"
+
 
 @torch.no_grad()
 def evaluate(

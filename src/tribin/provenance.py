@@ -12,7 +12,7 @@ import torch
 def provenance(device: torch.device) -> dict[str, str | None]:
     """Describe this process: kept in the run folder and beside every checkpoint and result."""
     return {
-        "tribin": _version(),
+        "tribin": tribin_version(),
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -22,11 +22,12 @@ def provenance(device: torch.device) -> dict[str, str | None]:
     }
 
 
-def _version() -> str | None:
+def tribin_version() -> str | None:
+    """The installed version; None for a checkout that is not installed."""
     try:
         return version("tribin")
     except PackageNotFoundError:
-        return None  # a checkout on the path, not installed
+        return None
 
 
 def device_name(device: torch.device) -> str:

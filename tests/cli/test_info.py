@@ -1,16 +1,21 @@
-"""``tribin info``: the paper's counts, from a recipe, without building the model."""
+"""``tribin info``: the paper's counts from a recipe, without building the model; packed files."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from tests.runs import TINY, tribin
+from tests.runs import FLOWPP, TINY, tiny_recipe, tribin
 from torch import nn
 
+from tribin import save
+from tribin.training.run_folder import build_model
+
 COUNTS = ["parameters", "binary_parameters", "float_bytes", "packed_bytes"]
+KEYS = [*COUNTS, "multiply_adds", "sampling_multiply_adds", "layers"]
 
 
 def info(*arguments: object) -> dict[str, Any]:
@@ -29,10 +34,13 @@ def info(*arguments: object) -> dict[str, Any]:
 )
 def test_the_papers_numbers(recipe: str, counts: tuple[int, ...]) -> None:
     size = info(recipe)
-    assert list(size) == [*COUNTS, "layers"]
+    assert list(size) == KEYS
     assert tuple(size[name] for name in COUNTS) == counts
-    for name in COUNTS:
+    assert (size["multiply_adds"], size["sampling_multiply_adds"]) == (14364835840, 7267352576)
+    for name in (*COUNTS, "multiply_adds"):
         assert sum(layer[name] for layer in size["layers"]) == size[name]
+    bits = {layer["bits"] for layer in size["layers"] if layer["kind"] == "BinaryConv2d"}
+    assert bits == ({1} if counts[1] else set())
 
 
 def test_nothing_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,15 +73,83 @@ def test_a_run_and_its_recipe_have_the_size_of_the_saved_weights(trained_run: Pa
 
 
 def test_table() -> None:
-    header, *layers, total, words = tribin("info", TINY).stdout.splitlines()
+    header, *layers, total, share, products = tribin("info", TINY).stdout.splitlines()
     size = info(TINY)
     assert header.split("  ")[0] == "layer"
     assert len(layers) == len(size["layers"])
-    assert layers[0].split() == ["(model)", "ResNetVAE", "1", "0", "4", "4"]
-    assert total.split() == ["total", *(f"{size[name]:,}" for name in COUNTS)]
+    assert layers[0].split() == ["(model)", "ResNetVAE", "1", "0", "32", "4", "4", "0"]
+    assert total.split() == ["total", *(f"{size[name]:,}" for name in (*COUNTS, "multiply_adds"))]
     assert len({len(line) for line in (header, *layers, total)}) == 1
-    assert words == "63.55% of the parameters are binary; packed, the model is 60.90% smaller " + (
+    assert share == "63.55% of the parameters are binary; packed, the model is 60.90% smaller " + (
         "than as float32"
+    )
+    assert products == "112,384 multiply-adds evaluate an image, 63,104 draw one"
+
+
+def test_what_sampling_takes_depends_on_values_in_flowpp() -> None:
+    assert info(TINY, FLOWPP)["sampling_multiply_adds"] is None
+    assert tribin("info", TINY, FLOWPP).stdout.endswith("evaluate an image, unknown draw one\n")
+
+
+@pytest.fixture(scope="module", params=[32, 16])
+def exported(request: pytest.FixtureRequest, trained_run: Path, tmp_path_factory: Any) -> Path:
+    file = tmp_path_factory.mktemp("exported") / f"model{request.param}.safetensors"
+    options = ("--half",) if request.param == 16 else ()
+    result = tribin("export", trained_run, "-o", file, "--no-evaluate", *options)
+    assert result.exit_code == 0
+    return file
+
+
+def test_a_packed_file(exported: Path, trained_run: Path) -> None:
+    size, trained = info(exported), info(trained_run)
+    assert list(size) == ["file", *KEYS]
+    facts, real_bits = size["file"], int(exported.stem.removeprefix("model"))
+    assert facts["path"] == str(exported)
+    assert facts["bytes"] == exported.stat().st_size
+    assert (facts["format_version"], facts["tribin"]) == (1, version("tribin"))
+    assert facts["sha256"].encode() == exported.read_bytes()[49:113]
+    assert (facts["model"], facts["weights"], facts["images_seen"]) == ("resnet_vae", "ema", 1600)
+    assert facts["real_bits"] == real_bits
+    assert facts["recipe"] == tiny_recipe().model_dump(mode="json")
+    assert {layer["bits"] for layer in size["layers"]} == {1, real_bits}
+    for name in ("binary_parameters", "multiply_adds", "sampling_multiply_adds"):
+        assert size[name] == trained[name]
+    with safe_open(exported, "pt") as tensors:
+        values = [tensors.get_tensor(name) for name in tensors.keys()]  # noqa: SIM118
+    assert size["packed_bytes"] == sum(value.nbytes for value in values)
+
+
+def test_the_text_of_a_packed_file(exported: Path) -> None:
+    size = info(exported)
+    facts = size["file"]
+    smaller = 100 * (1 - facts["bytes"] / size["float_bytes"])
+    assert tribin("info", exported).stdout.splitlines()[-4:] == [
+        f"file     {exported}: {facts['bytes']:,} bytes on disk, {smaller:.2f}% smaller than as "
+        "float32",
+        f"sha256   {facts['sha256']}",
+        f"format   1, written by tribin {version('tribin')}, real weights in "
+        f"{'bfloat16' if exported.stem == 'model16' else 'float32'}",
+        "model    resnet_vae, ema weights after 1,600 images",
+    ]
+
+
+def test_a_file_without_recipe_and_provenance(tmp_path: Path) -> None:
+    file = tmp_path / "model"  # known by what it holds, not by its name
+    save(build_model(tiny_recipe()), file)
+    facts = info(file)["file"]
+    assert (facts["weights"], facts["images_seen"], facts["recipe"]) == (None, None, None)
+    assert "unknown weights after unknown images" in tribin("info", file).stdout
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model"])
+def test_a_damaged_file(exported: Path, tmp_path: Path, name: str) -> None:
+    content = bytearray(exported.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / name).write_bytes(content)
+    result = tribin("info", tmp_path / name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"tribin: {tmp_path / name}: the file is damaged: its bytes don't " + (
+        "have the checksum it states\n"
     )
 
 
@@ -82,6 +158,10 @@ def test_table() -> None:
     [
         (["nothing"], "no recipe 'nothing'"),
         (["."], ". is no run folder"),
+        (["nothing.safetensors"], "no recipe 'nothing.safetensors'"),
+        (["x" * 5000], "no recipe 'xxx"),
+        (["empty.safetensors"], "empty.safetensors: the file is empty"),
+        (["empty.yaml"], "the file is empty"),
         ([TINY, "model.width=0"], "model.width: 0 is not at least 1"),
         ([TINY, "data.name=folder", "data.image_shape=[1, 7, 8]"], "must be even, not 7x8"),
     ],
@@ -90,13 +170,16 @@ def test_bad_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("empty.safetensors", "empty.yaml"):
+        Path(name).touch()
     result = tribin("info", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("tribin: ")
     assert message in result.stderr
 
 
-def test_a_runs_recipe_cannot_be_overridden(trained_run: Path) -> None:
-    result = tribin("info", trained_run, "model.width=16")
-    assert result.exit_code == 2
-    assert result.stderr == "tribin: model.width=16: a run's recipe can't be overridden\n"
+def test_only_a_recipe_can_be_overridden(trained_run: Path, exported: Path) -> None:
+    for source, kind in ((trained_run, "run"), (exported, "packed file")):
+        result = tribin("info", source, "model.width=16")
+        message = f"tribin: model.width=16: a {kind}'s recipe can't be overridden\n"
+        assert (result.exit_code, result.stderr) == (2, message)

@@ -277,12 +277,29 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("command", ["resume", "evaluate", "sample"])
 @pytest.mark.parametrize("name", ["missing", "file", "folder", "resnet_vae/digits_w1a1", "x" * 300])
-def test_what_is_no_run(tmp_path: Path, command: str, name: str) -> None:
+def test_what_is_no_run(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("no run")
     (tmp_path / "folder").mkdir()
-    assert_bad_input(tribin(command, name), f"{name} is no run folder: it holds no recipe.yaml")
+    assert_bad_input(tribin("resume", name), f"{name} is no run folder: it holds no recipe.yaml")
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "folder"}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "missing is neither a run folder nor a packed file"),
+        ("resnet_vae/digits_w1a1", "digits_w1a1 is neither a run folder nor a packed file"),
+        ("x" * 300, "x is neither a run folder nor a packed file"),
+        ("folder", "folder is no run folder: it holds no recipe.yaml"),
+        ("file", "file: this is not a safetensors file"),
+    ],
+)
+def test_what_is_no_trained_model(tmp_path: Path, command: str, name: str, message: str) -> None:
+    (tmp_path / "file").write_text("no safetensors either")
+    (tmp_path / "folder").mkdir()
+    assert_bad_input(tribin(command, name), message)
     assert {path.name for path in tmp_path.rglob("*")} == {"file", "folder"}
 
 

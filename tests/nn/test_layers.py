@@ -1,5 +1,7 @@
 """Normalized layers: unit norms, exact data-dependent initialization, clipping."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,6 +68,53 @@ def test_a_target_of_0_gives_exactly_0(name: str) -> None:
     layer, x = make(0.0), torch.randn(shape)
     initialize_from_data(layer, x)
     assert not layer(x).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda bias: BinaryLinear(5, 7, bias=bias, init_std=0.5), (64, 5)),
+        (lambda bias: BinaryConv2d(5, 7, 3, bias=bias, binary_input=True, init_std=0.5), IMAGES),
+    ],
+    ids=["linear", "conv2d"],
+)
+def test_without_a_bias_initialization_sets_the_gain_alone(
+    make: Callable[[bool], NormalizedLayer], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    layer, twin = make(False), make(True)
+    assert layer.bias is None
+    assert list(layer.state_dict()) == ["gain", "latent_weight"]
+    assert list(twin.state_dict()) == ["gain", "bias", "latent_weight"]
+    twin.latent_weight = layer.latent_weight
+    x = 3 * torch.randn(shape) + 1
+    for each in (layer, twin):
+        initialize_from_data(each, x)
+    assert torch.equal(layer.gain, twin.gain)
+    difference = channels_first(twin(x) - layer(x))
+    torch.testing.assert_close(difference, twin.bias[:, None].expand_as(difference))
+
+
+@pytest.mark.parametrize("binary_input", [False, True])
+def test_a_convolution_takes_pairs(binary_input: bool) -> None:
+    layer = BinaryConv2d(
+        3, 4, (1, 3), stride=(2, 1), padding=(0, 2), bias=False, binary_input=binary_input
+    )
+    weight, x = layer.latent_weight, torch.randn(2, 3, 7, 6)
+    values = torch.where(x < 0, -1.0, 1.0) if binary_input else x
+    signs = torch.where(weight < 0, -1.0, 1.0)
+    expected = nn.functional.conv2d(values, signs / 3, stride=(2, 1), padding=(0, 2))
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_printed_layers_show_their_settings() -> None:
+    convolution = BinaryConv2d(3, 4, (1, 3), stride=2, padding=(0, 1), bias=False)
+    assert repr(convolution) == (
+        "BinaryConv2d(3, 4, kernel_size=(1, 3), stride=2, padding=(0, 1), bias=False, "
+        "binary_input=False)"
+    )
+    linear = BinaryLinear(5, 7, binary_input=True)
+    assert repr(linear) == "BinaryLinear(5, 7, bias=True, binary_input=True)"
 
 
 def test_a_constant_channel_keeps_the_target_as_its_gain() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from tribin_kernels import binary_conv2d, binary_linear, packing
+from tribin_kernels import binary_conv2d, binary_linear, packed_conv2d, packing
 
 OPS = {
     binary_linear: [
@@ -17,6 +17,7 @@ OPS = {
         "binary_conv2d_w1a1",
         "binary_conv2d_w1a1_backward",
     ],
+    packed_conv2d: ["packed_conv2d"],
     packing: ["pack_signs", "unpack_signs"],
 }
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and the model of its newest checkpoint."""
+"""The folder of a run: what is in it."""
 
 import json
 from collections.abc import Callable
@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests.runs import tiny_recipe
 
 from tribin.errors import InputError
 from tribin.provenance import provenance
 from tribin.recipe import load_recipe
-from tribin.training.run_folder import RunFolder, build_model
+from tribin.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -66,29 +65,13 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", tiny_recipe(), CPU)
     with pytest.raises(InputError, match="holds no checkpoint yet"):
-        run.load_model(CPU)
+        run.newest_checkpoint()
 
 
-@pytest.mark.parametrize(
-    ("asked", "given", "file"),
-    [(None, "ema", "ema"), ("ema", "ema", "ema"), ("raw", "raw", "model")],
-)
-def test_the_model_of_the_newest_checkpoint(
-    trained_run: Path, asked: str | None, given: str, file: str
-) -> None:
-    model, weights = RunFolder.open(trained_run).load_model(CPU, asked)
-    assert weights == given
-    assert not model.training
-    saved = load_file(trained_run / "checkpoints" / "1600" / f"{file}.safetensors")
-    state = model.state_dict()
-    assert state.keys() == saved.keys()
-    assert all(torch.equal(state[name], value) for name, value in saved.items())
-
-
-def test_averaged_weights_that_a_run_does_not_keep(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", tiny_recipe("training.ema_decay=null"), CPU)
-    model = build_model(run.recipe)
-    run.checkpoints.save(8, {"model": model.state_dict()}, {})
-    assert run.load_model(CPU)[1] == "raw"
-    with pytest.raises(InputError, match=r"keeps no averaged weights \(training.ema_decay is null"):
-        run.load_model(CPU, "ema")
+def test_provenance_that_was_lost_is_empty(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_recipe(), CPU)
+    assert run.provenance()["torch"] == torch.__version__
+    (run.path / "provenance.json").write_text("{")
+    assert run.provenance() == {}
+    (run.path / "provenance.json").unlink()
+    assert run.provenance() == {}

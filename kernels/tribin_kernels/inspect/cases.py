@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from tribin_kernels import bit_mma, int8_mma
 from tribin_kernels.border_table import border_table
@@ -12,6 +13,7 @@ from tribin_kernels.inspect.case import Case
 from tribin_kernels.inspect.operands import Operands
 from tribin_kernels.pack_activations import PackActivationsConfig, pack_activations, pack_rows
 from tribin_kernels.pack_weights import Layout, pack_weights
+from tribin_kernels.packed_conv2d import packed_conv2d
 from tribin_kernels.popcount import PopcountConfig, linear_w1a1
 from tribin_kernels.real_mma import RealMmaConfig, conv2d_w1a16
 from tribin_kernels.real_product import mma_operand
@@ -76,6 +78,26 @@ def _input_gradient(operands: Operands, _: str) -> Call:
         grad_y, quads, None, shape.gain_factor, None, shape,
         transposed=True, mask=mask, dtype=dtype, config=config,
     )  # fmt: skip
+
+
+def _packed_conv2d(operands: Operands, option: str) -> Call:
+    """The option is what goes in, real x, its signs or bits, and what follows the product."""
+    shape, (goes_in, *then) = operands.shape, option.split()
+    gain, bias, x, residual = operands.gain(), operands.gain(), operands.input(), operands.output()
+    results = shape.outputs // 2 if "gate" in then else shape.outputs
+    if goes_in == "bits":
+        x, _mask, _paired = pack_activations(x, mask=False)
+    weight_bits = pack_weights(operands.latent_weight(), "rows").unflatten(1, shape.kernel)
+
+    def call() -> Tensor:
+        return packed_conv2d(
+            x, weight_bits, gain, bias, residual[:, :results] if "residual" in then else None,
+            shape.channels, list(shape.stride), list(shape.padding), goes_in == "signs",
+            "gate" in then, False, "bits" in then,
+        )  # fmt: skip
+
+    call()  # makes what is made once
+    return call
 
 
 def _weight_gradient(operands: Operands, _: str) -> Call:
@@ -162,6 +184,13 @@ CASES = [
     *_cases(
         "real_mma", _input_gradient, RealMmaConfig,
         "resnet 5x5, bf16, input gradient",
+    ),
+    *_cases(
+        "packed_conv2d", _packed_conv2d, None,
+        "resnet 3x3, bf16, signs to bits",
+        "resnet 3x3, bf16, bits and residual",
+        "flow++ 1x1, fp32, signs with gate and residual",
+        "flow++ 1x1, bf16, real with gate and residual",
     ),
     *_cases(
         "weight_gradient", _weight_gradient, WeightGradientConfig,

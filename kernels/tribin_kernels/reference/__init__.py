@@ -18,6 +18,7 @@ from tribin_kernels.reference.binary_linear import (
     binary_linear_w1a1,
     binary_linear_w1a1_backward,
 )
+from tribin_kernels.reference.packed_conv2d import packed_conv2d
 from tribin_kernels.reference.packing import (
     WORD_BITS,
     pack_bits,
@@ -42,6 +43,7 @@ __all__ = [
     "memory_format",
     "pack_bits",
     "pack_signs",
+    "packed_conv2d",
     "sign",
     "unpack_bits",
     "unpack_signs",

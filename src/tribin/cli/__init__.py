@@ -14,9 +14,14 @@ from tribin.errors import InputError, NonFiniteError
 COMMANDS = {
     "train": ("tribin.cli.train:train", "Train a recipe."),
     "resume": ("tribin.cli.train:resume", "Go on with a run that was cut."),
-    "evaluate": ("tribin.cli.evaluate:evaluate", "Measure a run's bits per dimension."),
-    "sample": ("tribin.cli.sample:sample", "Draw images from a run."),
-    "info": ("tribin.cli.info:info", "Print a model's parameters and bytes."),
+    "evaluate": (
+        "tribin.cli.evaluate:evaluate",
+        "Measure bits per dimension.",
+    ),
+    "sample": ("tribin.cli.sample:sample", "Draw images."),
+    "export": ("tribin.cli.export:export", "Write a run as one packed file."),
+    "info": ("tribin.cli.info:info", "Print a model's parameters, bytes and multiply-adds."),
+    "compare": ("tribin.cli.compare:compare", "Measure models side by side."),
     "profile": ("tribin.cli.profile:profile", "Inspect and tune the kernels."),
     "recipe": ("tribin.cli.recipe:recipe", "List, show, check and compare recipes."),
 }

@@ -1,4 +1,4 @@
-"""``tribin evaluate``: bits per dimension of a run."""
+"""``tribin evaluate``: bits per dimension of a run, or of a packed file."""
 
 import json
 from dataclasses import asdict
@@ -6,51 +6,51 @@ from pathlib import Path
 
 import click
 
-from tribin.evaluation import evaluate as evaluate_model
-from tribin.training.run_folder import RunFolder, default_device, load_data
+from tribin.cli.options import (
+    batch_size_option,
+    data_option,
+    images_option,
+    importance_samples_option,
+    weights_option,
+)
+from tribin.trained_model import load_trained_model
+from tribin.training.run_folder import default_device, load_data
 
 
 @click.command()
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "--importance-samples",
-    type=click.IntRange(min=1),
-    help="Draws per image: 1 gives the ELBO, more a tighter bound. The recipe's by default.",
-)
-@click.option(
-    "--images", type=click.IntRange(min=2), help="Only the first so many; the recipe's by default."
-)
-@click.option("--batch-size", type=click.IntRange(min=1), help="The recipe's by default.")
-@click.option("--weights", type=click.Choice(["raw", "ema"]), help="ema by default, if kept.")
+@click.argument("source", metavar="RUN|FILE", type=click.Path(path_type=Path))
+@importance_samples_option
+@images_option
+@batch_size_option
+@weights_option
+@data_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(
-    run_dir: Path,
+    source: Path,
     importance_samples: int | None,
     images: int | None,
     batch_size: int | None,
     weights: str | None,
+    data_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure the test bits per dimension of a run's newest checkpoint.
+    """Measure the test bits per dimension of a run's newest checkpoint, or of a packed file.
 
     Each image counts exactly once. A density that is not finite fails the evaluation (exit code 3).
     """
-    run = RunFolder.open(run_dir)
-    model, weights = run.load_model(default_device(), weights)
-    section, data = run.recipe.evaluation, load_data(run.recipe)
-    result = evaluate_model(
-        model,
-        data.test[: images or section.images],
-        batch_size=batch_size or section.batch_size,
-        importance_samples=importance_samples or section.importance_samples,
-        seed=run.recipe.seed,
+    trained = load_trained_model(source, default_device(), weights)
+    data = load_data(trained.recipe, data_path)
+    result = trained.evaluate(
+        data.test,
+        images=images,
+        batch_size=batch_size,
+        importance_samples=importance_samples,
     )
     if as_json:
-        click.echo(json.dumps({**asdict(result), "weights": weights}))
+        click.echo(json.dumps({**asdict(result), "weights": trained.weights}))
         return
-    bound = "ELBO" if result.importance_samples == 1 else f"IW-{result.importance_samples}"
     click.echo(
         f"test bits/dim  {result.bits_per_dim:.4f} ± {result.standard_error:.4f} "
-        f"({bound}, {result.images:,} images, {weights} weights)"
+        f"({result.bound}, {result.images:,} images, {trained.weights} weights)"
     )
     click.echo(f"data           {data.source}")

@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 from triton import knobs
 
+from tribin.atomic_file import write_atomically
 from tribin.errors import InputError
-from tribin.tracking.atomic_file import write_atomically
 from tribin_kernels.inspect.budget import BUDGETS, Budgets, check
 from tribin_kernels.inspect.case import TARGETS
 from tribin_kernels.inspect.cases import CASES

@@ -1,28 +1,48 @@
-"""Layers of networks with 1-bit weights, and the weight-normalized layers around them."""
+"""Layers of networks with 1-bit weights, the weight-normalized layers around them, packed twins."""
 
-from tribin.nn.binary import BinaryConv2d, BinaryLinear, clip_latent_weights, latent_weights
+from tribin.nn.binarize import BinarizationReport, binarize
+from tribin.nn.binary import (
+    BinaryConv2d,
+    BinaryLinear,
+    clip_after_step,
+    clip_latent_weights,
+    latent_weights,
+)
 from tribin.nn.gated import GatedBlock
 from tribin.nn.initialization import InitializedFromData, initialize_from_data, standardization
 from tribin.nn.layer_norm import LayerNorm2d
 from tribin.nn.normalized_layer import NormalizedLayer
+from tribin.nn.packed import PackedConv2d, PackedLinear
+from tribin.nn.packed_blocks import PackedGatedBlock, PackedResidualBlock
+from tribin.nn.packing import pack, packed_twin, packed_when_registered
 from tribin.nn.precision import Precision
 from tribin.nn.residual import ResidualBlock
 from tribin.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d, WeightNormLinear
 
 __all__ = [
+    "BinarizationReport",
     "BinaryConv2d",
     "BinaryLinear",
     "GatedBlock",
     "InitializedFromData",
     "LayerNorm2d",
     "NormalizedLayer",
+    "PackedConv2d",
+    "PackedGatedBlock",
+    "PackedLinear",
+    "PackedResidualBlock",
     "Precision",
     "ResidualBlock",
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",
+    "binarize",
+    "clip_after_step",
     "clip_latent_weights",
     "initialize_from_data",
     "latent_weights",
+    "pack",
+    "packed_twin",
+    "packed_when_registered",
     "standardization",
 ]

@@ -16,8 +16,12 @@ class WeightNormLinear(NormalizedLayer):
         self.direction = nn.Parameter(WEIGHT_STD * torch.randn(out_features, in_features))
 
     def transform(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self.normalized_weight(gain), bias)
+
+    def normalized_weight(self, gain: Tensor) -> Tensor:
+        """The weight that the layer multiplies with, [out, in]."""
         norm = self.direction.square().sum(1).sqrt()
-        return F.linear(x, self.direction * rearrange(gain / norm, "o -> o 1"), bias)
+        return self.direction * rearrange(gain / norm, "o -> o 1")
 
 
 class WeightNormConv2d(NormalizedLayer):
@@ -40,9 +44,12 @@ class WeightNormConv2d(NormalizedLayer):
         )
 
     def transform(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, self.normalized_weight(gain), bias, self.stride, self.padding)
+
+    def normalized_weight(self, gain: Tensor) -> Tensor:
+        """The weight that the layer multiplies with, [out, in, kh, kw]."""
         norm = reduce(self.direction.square(), "o i h w -> o", "sum").sqrt()
-        weight = self.direction * rearrange(gain / norm, "o -> o 1 1 1")
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+        return self.direction * rearrange(gain / norm, "o -> o 1 1 1")
 
 
 class WeightNormConvTranspose2d(NormalizedLayer):
@@ -66,6 +73,10 @@ class WeightNormConvTranspose2d(NormalizedLayer):
         )
 
     def transform(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
-        norm = reduce(self.direction.square(), "i o h w -> o", "sum").sqrt()
-        weight = self.direction * rearrange(gain / norm, "o -> 1 o 1 1")
+        weight = self.normalized_weight(gain)
         return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
+
+    def normalized_weight(self, gain: Tensor) -> Tensor:
+        """The weight that the layer multiplies with, [in, out, kh, kw]."""
+        norm = reduce(self.direction.square(), "i o h w -> o", "sum").sqrt()
+        return self.direction * rearrange(gain / norm, "o -> 1 o 1 1")

@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from tribin.ops.autocast import to_compute_dtype
 from tribin.ops.checks import check_floating, check_per_output, check_same_device
+from tribin.ops.conv2d_size import as_pair, check_conv2d_size, output_size
 from tribin.ops.registration import register_op
 from tribin_kernels import reference
 
@@ -46,16 +47,12 @@ def binary_conv2d(
     """
     check_floating("binary_conv2d", x=x, latent_weight=latent_weight, gain=gain, bias=bias)
     check_same_device("binary_conv2d", x, latent_weight=latent_weight, gain=gain, bias=bias)
-    strides, paddings = _pair(stride), _pair(padding)
+    strides, paddings = as_pair(stride), as_pair(padding)
     _check_shapes(x, latent_weight, gain, bias, strides, paddings)
     y: Tensor = _BinaryConv2d.apply(
         to_compute_dtype(x), latent_weight, gain, bias, strides, paddings, binary_input
     )
     return y
-
-
-def _pair(value: int | tuple[int, int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
 
 
 def _check_shapes(
@@ -71,25 +68,8 @@ def _check_shapes(
             f"binary_conv2d: x {list(x.shape)} does not fit latent_weight "
             f"{list(latent_weight.shape)}; they are [N, C, H, W] and [out, C, kh, kw]"
         )
-    if min(stride) < 1 or min(padding) < 0:
-        raise ValueError(
-            f"binary_conv2d: stride {stride} must be at least 1, padding {padding} at least 0"
-        )
-    if min(_output_size(x, latent_weight, stride, padding)) < 1:
-        raise ValueError(
-            f"binary_conv2d: x {list(x.shape)} with padding {padding} is smaller than the kernel "
-            f"{list(latent_weight.shape[2:])}"
-        )
-    check_per_output("binary_conv2d", latent_weight, gain, bias)
-
-
-def _output_size(
-    x: Tensor, latent_weight: Tensor, stride: list[int], padding: list[int]
-) -> list[int]:
-    return [
-        (x.shape[2 + i] + 2 * padding[i] - latent_weight.shape[2 + i]) // stride[i] + 1
-        for i in range(2)
-    ]
+    check_conv2d_size("binary_conv2d", x.shape[2:], latent_weight.shape[2:], stride, padding)
+    check_per_output("binary_conv2d", "latent_weight", latent_weight, gain=gain, bias=bias)
 
 
 class _BinaryConv2d(torch.autograd.Function):
@@ -127,7 +107,7 @@ def _fake_forward(
     stride: list[int],
     padding: list[int],
 ) -> Tensor:
-    size = _output_size(x, latent_weight, stride, padding)
+    size = output_size(x.shape[2:], latent_weight.shape[2:], stride, padding)
     y = x.new_empty((x.shape[0], latent_weight.shape[0], *size))
     return y.contiguous(memory_format=reference.memory_format(x))
 

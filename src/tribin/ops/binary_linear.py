@@ -52,7 +52,7 @@ def _check_shapes(x: Tensor, latent_weight: Tensor, gain: Tensor, bias: Tensor |
             f"binary_linear: x {list(x.shape)} does not fit latent_weight "
             f"{list(latent_weight.shape)}; they are [..., K] and [out, K]"
         )
-    check_per_output("binary_linear", latent_weight, gain, bias)
+    check_per_output("binary_linear", "latent_weight", latent_weight, gain=gain, bias=bias)
 
 
 class _BinaryLinear(torch.autograd.Function):

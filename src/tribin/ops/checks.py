@@ -17,12 +17,12 @@ def check_same_device(op: str, x: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"{op}: {name} is on {tensor.device}, x is on {x.device}")
 
 
-def check_per_output(op: str, latent_weight: Tensor, gain: Tensor, bias: Tensor | None) -> None:
-    """Raise a ValueError unless gain and bias have one element per output of latent_weight."""
-    outputs = latent_weight.shape[:1]
-    for name, values in {"gain": gain, "bias": bias}.items():
-        if values is not None and values.shape != outputs:
+def check_per_output(op: str, weight_name: str, weight: Tensor, **values: Tensor | None) -> None:
+    """Raise a ValueError that names the first tensor without one element per output of weight."""
+    outputs = weight.shape[:1]
+    for name, value in values.items():
+        if value is not None and value.shape != outputs:
             raise ValueError(
-                f"{op}: {name} has the shape {list(values.shape)}, "
-                f"latent_weight asks for {list(outputs)}"
+                f"{op}: {name} has the shape {list(value.shape)}, "
+                f"{weight_name} asks for {list(outputs)}"
             )

@@ -2,7 +2,7 @@
 
 from tribin.recipe.compare import diff_recipes, dump_recipe
 from tribin.recipe.faults import RecipeError
-from tribin.recipe.resolve import load_recipe, shipped_recipes
+from tribin.recipe.resolve import load_recipe, recipe_from_json, shipped_recipes
 from tribin.recipe.schema import Recipe, recipe_schema
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "diff_recipes",
     "dump_recipe",
     "load_recipe",
+    "recipe_from_json",
     "recipe_schema",
     "shipped_recipes",
 ]

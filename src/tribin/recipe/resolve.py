@@ -1,11 +1,15 @@
 """From a recipe's name or file to a checked recipe: defaults < base < file < overrides."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
 from functools import reduce
 from importlib import resources
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from tribin.errors import InputError
 from tribin.recipe.faults import (
@@ -17,7 +21,7 @@ from tribin.recipe.faults import (
     did_you_mean,
     spell,
 )
-from tribin.recipe.schema import Recipe
+from tribin.recipe.schema import Recipe, recipe_class
 from tribin.recipe.validate import validate
 from tribin.recipe.yaml_source import Located, read_yaml
 
@@ -44,6 +48,25 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if recipe is None or faults:
         raise RecipeError(str(source), faults)
     return recipe
+
+
+def recipe_from_json(content: Any) -> Recipe:
+    """A recipe from the JSON that `Recipe.model_dump` gave.
+
+    Raises:
+        InputError: if it is none that this tribin reads.
+    """
+    match content:
+        case {"model": {"name": str(name)}}:
+            pass
+        case _:
+            raise InputError("the recipe kept with the model names no model")
+    try:
+        return recipe_class(name).model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"the recipe kept with the model: {place}: {first['msg']}") from error
 
 
 def shipped_recipes() -> list[str]:

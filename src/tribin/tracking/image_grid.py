@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor, int64, uint8
 from torch.nn import functional as F
 
+from tribin.atomic_file import write_atomically
 from tribin.errors import InputError
-from tribin.tracking.atomic_file import write_atomically
 
 MINIMUM_CELL = 48
 """Pixels that an image gets across, at least, so that 8x8 digits can be seen."""

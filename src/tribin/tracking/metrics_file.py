@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tribin.atomic_file import write_atomically
 from tribin.errors import InputError
-from tribin.tracking.atomic_file import write_atomically
 from tribin.tracking.strict_json import Scalar, dump_scalars, load_scalars
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tribin.tracking.atomic_file import write_atomically
+from tribin.atomic_file import write_atomically
 from tribin.tracking.metrics_file import MetricsFile
 from tribin.tracking.progress import Progress, print_line
 from tribin.tracking.strict_json import Scalar, dump_scalars

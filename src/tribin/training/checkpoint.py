@@ -41,6 +41,10 @@ class Checkpoint:
         """The tensors saved as `name`, on the CPU."""
         return load_file(self.folder / f"{name}.safetensors")
 
+    def bytes_of(self, name: str) -> int:
+        """The size of the file of the tensors saved as `name`."""
+        return (self.folder / f"{name}.safetensors").stat().st_size
+
     def holds(self, name: str) -> bool:
         """Whether tensors were saved as `name`."""
         return (self.folder / f"{name}.safetensors").exists()

@@ -4,17 +4,20 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, image_format, load_images
 from tribin.errors import InputError
 from tribin.models import MODELS, GenerativeModel
 from tribin.provenance import provenance
 from tribin.recipe import Recipe, dump_recipe, load_recipe
-from tribin.tracking.atomic_file import write_atomically
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint, CheckpointStore
+
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class RunFolder:
             raise InputError(f"{path} cannot be created: {error.strerror}") from error
         write_atomically(path / "recipe.yaml", dump_recipe(recipe).encode())
         record = json.dumps(provenance(device), indent=2) + "\n"
-        write_atomically(path / "provenance.json", record.encode())
+        write_atomically(path / PROVENANCE, record.encode())
         return cls(path, recipe)
 
     @classmethod
@@ -63,6 +66,14 @@ class RunFolder:
         """The run's checkpoints."""
         return CheckpointStore(self.path / "checkpoints", self.recipe.checkpoints.keep)
 
+    def provenance(self) -> dict[str, Any]:
+        """What `tribin.provenance` knew when the run was created; empty if that is lost."""
+        try:
+            record: dict[str, Any] = json.loads((self.path / PROVENANCE).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return record
+
     def newest_checkpoint(self) -> Checkpoint:
         """The newest intact checkpoint; damaged ones are reported on the terminal.
 
@@ -73,26 +84,6 @@ class RunFolder:
         if checkpoint is None:
             raise InputError(f"{self.path} holds no checkpoint yet")
         return checkpoint
-
-    def load_model(
-        self, device: torch.device, weights: str | None = None
-    ) -> tuple[GenerativeModel, str]:
-        """The model of the newest intact checkpoint, and which of its weights it has.
-
-        Args:
-            device: where to put it.
-            weights: ``"raw"`` or ``"ema"``; the average, where the run keeps one, by default.
-
-        Raises:
-            InputError: if there is no checkpoint, or the run keeps no average.
-        """
-        checkpoint = self.newest_checkpoint()
-        weights = weights or ("ema" if checkpoint.holds("ema") else "raw")
-        if weights == "ema" and not checkpoint.holds("ema"):
-            raise InputError(f"{self.path} keeps no averaged weights (training.ema_decay is null)")
-        model = build_model(self.recipe).to(device).eval()
-        model.load_state_dict(checkpoint.tensors("ema" if weights == "ema" else "model"))
-        return model, weights
 
 
 def check_new(path: Path) -> None:
@@ -114,15 +105,19 @@ def build_model(recipe: Recipe) -> GenerativeModel:
     return MODELS[recipe.model.name](recipe.model.config(), form.shape, form.levels)
 
 
-def load_data(recipe: Recipe) -> ImageSplits:
+def load_data(recipe: Recipe, path: Path | None = None) -> ImageSplits:
     """The recipe's images.
+
+    Args:
+        recipe: the recipe.
+        path: where they are, in place of the recipe's data.path.
 
     Raises:
         InputError: if they can't be had, or are not what the recipe says.
     """
     data = recipe.data
     images = load_images(
-        data.name, data.path, data.image_shape, data.levels, data.validation_images
+        data.name, path or data.path, data.image_shape, data.levels, data.validation_images
     )
     if len(images.test) < 2:
         raise InputError(f"data: {images.source}; a standard error takes at least 2 test images")

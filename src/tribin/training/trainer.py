@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, batch_indices
 from tribin.errors import InputError, NonFiniteError
 from tribin.evaluation import evaluate
@@ -18,7 +19,6 @@ from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe
 from tribin.seeding import seed_noise
 from tribin.tracking import Tracker, pair_up, save_image_grid
-from tribin.tracking.atomic_file import write_atomically
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
 from tribin.training.non_finite import first_non_finite

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tribin.tracking.atomic_file import write_atomically
+from tribin.atomic_file import write_atomically
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The packed twins of the residual blocks, which pass bits from layer to layer where they can."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tribin.nn.packed import PackedConv2d
+
+
+class PackedResidualBlock(nn.Module):
+    """x + second(a(first(a(x)))), [N, width, H, W] to the same shape.
+
+    With binary activations, bits are all that passes from the first convolution to the second.
+
+    Args:
+        first: the first convolution.
+        second: the second one.
+        activation: a, where activations are real.
+    """
+
+    def __init__(
+        self, first: PackedConv2d, second: PackedConv2d, activation: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        if self.second.binary_input:
+            hidden = self.first(x, to_bits=True)
+        elif self.activation is F.elu:
+            hidden = self.first(F.elu(x), elu=True)
+        else:
+            hidden = self.activation(self.first(self.activation(x)))
+        y: Tensor = self.second(hidden, residual=x)
+        return y
+
+
+class PackedGatedBlock(nn.Module):
+    """x + a·sigmoid(b), the map of `GatedBlock` in inference.
+
+    Args:
+        conv: the first convolution.
+        project: of the context, or None.
+        gate: the convolution that makes a and b.
+    """
+
+    def __init__(
+        self, conv: PackedConv2d, project: PackedConv2d | None, gate: PackedConv2d
+    ) -> None:
+        super().__init__()
+        self.conv, self.project, self.gate = conv, project, gate
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Apply the block."""
+        hidden = self.conv(self._activate(x))
+        if self.project is not None:
+            if context is None:
+                raise TypeError("this block projects a context, and was given none")
+            hidden = self.project(self._activate(context), residual=hidden)
+        y: Tensor = self.gate(self._activate(hidden), gate=True, residual=x)
+        return y
+
+    def _activate(self, x: Tensor) -> Tensor:
+        both = torch.cat((x, -x), dim=1)
+        return both if self.conv.binary_input else F.elu(both)
