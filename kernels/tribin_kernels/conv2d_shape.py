@@ -107,7 +107,7 @@ class Conv2dShape:
 
         The tiles of the 1-bit tensor core, 8 pixels of two images, are full then.
         """
-        if not self.is_pointwise:
+        if not self.is_pointwise or not self.pixels:
             return self
         return Conv2dShape(2, self.channels, -(-self.pixels // 16), 8, self.outputs)
 

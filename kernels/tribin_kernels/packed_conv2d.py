@@ -125,7 +125,7 @@ def _by_popcount(row_bits: Tensor, layer: _Layer) -> Tensor:
 
 def _by_bit_mma(x: Tensor, layer: _Layer) -> Tensor:
     shape, epilogue = layer.shape, layer.epilogue
-    tiles = shape.in_full_tiles() if shape.batch else shape
+    tiles = shape.in_full_tiles()
     y, signs, _ = bit_mma.conv2d_w1a1(
         _paired(x, tiles, layer),
         *fragments_of(layer.weight_bits, shape, gate=epilogue.gate),

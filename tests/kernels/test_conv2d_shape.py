@@ -40,10 +40,12 @@ def test_the_border_of_the_usual_convolution_is_half_its_kernel() -> None:
     assert shape.border(0) == shape.border(1) == (2, 2)
 
 
-@pytest.mark.parametrize("pixels", [0, 1, 16, 17, 100])
+@pytest.mark.parametrize("pixels", [1, 16, 17, 100])
 def test_a_pointwise_problem_fills_its_tiles(pixels: int) -> None:
     shape = Conv2dShape(pixels, 33, 1, 1, 5)
     tiles = shape.in_full_tiles()
     assert (tiles.batch, tiles.width, tiles.terms, tiles.outputs) == (2, 8, 33, 5)
     assert pixels <= tiles.pixels < pixels + 16
     assert Conv2dShape(1, 3, 4, 4, 5, (3, 3)).in_full_tiles().batch == 1
+    empty = Conv2dShape(0, 33, 1, 1, 5)
+    assert empty.in_full_tiles() is empty
