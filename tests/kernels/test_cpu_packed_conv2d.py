@@ -163,7 +163,7 @@ def test_the_route_of_a_layer(
     routes: list[str],
 ) -> None:
     """With a compiler, without one, and where torch has no int8 convolution either."""
-    tensors = torch.zeros(1, 2, 2, 2, dtype=x), torch.zeros(2, dtype=scale)
+    tensors = torch.zeros(4, 16, 16, 16, dtype=x), torch.zeros(2, dtype=scale)
     chosen = []
     for has_library, has_int8 in ((True, True), (False, True), (False, False)):
         monkeypatch.setattr(
@@ -172,3 +172,13 @@ def test_the_route_of_a_layer(
         monkeypatch.setattr(int8, "is_available", lambda has=has_int8: has)
         chosen.append(cpu.choose_route(*tensors, binary_input))
     assert chosen == routes
+
+
+def test_few_pixels_are_not_worth_the_preparation_of_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "native_library", lambda: None)
+    monkeypatch.setattr(int8, "is_available", lambda: True)
+    scale = torch.zeros(2)
+    for pixels, route in ((cpu.INT8_PIXELS - 1, "real"), (cpu.INT8_PIXELS, "int8")):
+        assert cpu.choose_route(torch.zeros(1, 3, 1, pixels), scale, True) == route
+        bits = torch.zeros(1, pixels, 1, 3, dtype=torch.int32)
+        assert cpu.choose_route(bits, scale, True) == route

@@ -64,7 +64,7 @@ def test_without_a_library_one_warning_says_why_and_int8_stands_in(
             results = [cpu.packed_conv2d(*each) for each in given]
         assert len(caught) == 1
         route = "int8" if int8.is_available() else "real"
-        assert cpu.choose_route(torch.ones(1), torch.ones(1), True) == route
+        assert cpu.choose_route(torch.ones(1, 1, 32, 32), torch.ones(1), True) == route
     for result, each in zip(results, given, strict=True):
         same(result, reference.packed_conv2d(*each))
     assert not list(tmp_path.glob("**/*.so"))
@@ -107,11 +107,11 @@ class CopyingCompiler:
 
 @pytest.mark.usefixtures("library")
 def test_two_may_compile_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    compiler = CopyingCompiler(native._compiled(), compilers=2)
+    compiler = CopyingCompiler(native.compiled(native.SOURCE), compilers=2)
     monkeypatch.setattr(native.subprocess, "run", compiler)
     with environment(XDG_CACHE_HOME=str(tmp_path)):
         with ThreadPoolExecutor(2) as pool:
-            futures = [pool.submit(native._compiled) for _ in range(2)]
+            futures = [pool.submit(native.compiled, native.SOURCE) for _ in range(2)]
         libraries = [future.result() for future in futures]
         check("xnor", arguments(Case(STRIDED)))
     assert compiler.visible == [[], []]
@@ -123,9 +123,9 @@ def test_two_may_compile_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_another_command_source_or_machine_makes_another_library(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(native.subprocess, "run", CopyingCompiler(native._compiled()))
+    monkeypatch.setattr(native.subprocess, "run", CopyingCompiler(native.compiled(native.SOURCE)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    libraries = [native._compiled()]
+    libraries = [native.compiled(native.SOURCE)]
     source = tmp_path / "xnor.cpp"
     source.write_text(native.SOURCE.read_text() + "\n")
     for change in (
@@ -136,8 +136,8 @@ def test_another_command_source_or_machine_makes_another_library(
         lambda: monkeypatch.setattr(native, "SOURCE", source),
     ):
         change()
-        libraries.append(native._compiled())
+        libraries.append(native.compiled(native.SOURCE))
         assert libraries[-1] not in libraries[:-1]
     assert len(list((tmp_path / "tribin").iterdir())) == len(libraries)
     monkeypatch.delattr(native.subprocess, "run")
-    assert native._compiled() == libraries[-1]
+    assert native.compiled(native.SOURCE) == libraries[-1]

@@ -24,7 +24,7 @@ def native_library() -> ctypes.CDLL | None:
     takes seconds and is kept in the user's cache folder.
     """
     try:
-        return ctypes.CDLL(str(_compiled()))
+        return ctypes.CDLL(str(compiled(SOURCE)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(
@@ -35,10 +35,16 @@ def native_library() -> ctypes.CDLL | None:
         return None
 
 
-def _compiled() -> Path:
-    command = _command()
-    key = " ".join([*command, torch.__version__, _instruction_sets(), SOURCE.read_text()])
-    name = f"xnor-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+def compiled(source: Path) -> Path:
+    """The library of a C++ file that may use ATen, from the cache where it is there.
+
+    Raises:
+        OSError: if there is no compiler, or the cache folder is not writable.
+        subprocess.CalledProcessError: if the compiler fails.
+    """
+    command = _command(source)
+    key = " ".join([*command, torch.__version__, _instruction_sets(), source.read_text()])
+    name = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     library = _cache_folder() / name
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +55,14 @@ def _compiled() -> Path:
     return library
 
 
-def _command() -> list[str]:
+def _command(source: Path) -> list[str]:
     torch_folder = Path(torch.__file__).parent
     return [
         *os.environ.get("CXX", "c++").split(),
         *FLAGS,
         *os.environ.get("CXXFLAGS", "").split(),
         f"-I{torch_folder / 'include'}",
-        str(SOURCE),
+        str(source),
         f"-L{torch_folder / 'lib'}",
         "-lc10",
         "-ltorch_cpu",

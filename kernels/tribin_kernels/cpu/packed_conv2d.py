@@ -14,6 +14,10 @@ from tribin_kernels.reference.packed_conv2d import affine, finish, result_format
 Route = Literal["xnor", "int8", "real"]
 
 
+INT8_PIXELS = 1024
+"""In how many pixels of input oneDNN's int8 earns back what preparing its weights costs."""
+
+
 def choose_route(x: Tensor, scale: Tensor, binary_input: bool) -> Route:
     """The one place that decides how a layer is computed.
 
@@ -27,7 +31,8 @@ def choose_route(x: Tensor, scale: Tensor, binary_input: bool) -> Route:
         return "real"
     if native_library() is not None:
         return "xnor"
-    return "int8" if int8.is_available() else "real"
+    pixels = x[..., 0].numel() if x.dtype == torch.int32 else x[:, 0].numel()
+    return "int8" if int8.is_available() and pixels >= INT8_PIXELS else "real"
 
 
 def packed_conv2d(
