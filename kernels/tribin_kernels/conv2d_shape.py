@@ -30,13 +30,13 @@ class Conv2dShape:
     def of(
         cls,
         input_size: Sequence[int],
-        latent_weight: Tensor,
+        weight: Tensor,
         stride: Sequence[int],
         padding: Sequence[int],
     ) -> "Conv2dShape":
-        """The shape of conv2d(x, latent_weight) with x of the size [N, C, H, W]."""
+        """The shape of conv2d(x, weight) with x of the size [N, C, H, W]."""
         batch, channels, height, width = input_size
-        outputs, _, kernel_height, kernel_width = latent_weight.shape
+        outputs, _, kernel_height, kernel_width = weight.shape
         return cls(
             batch,
             channels,
@@ -59,17 +59,8 @@ class Conv2dShape:
     ) -> "Conv2dShape":
         """The shape with x as [N, H, W, ceil(C/32)] and the weight as [out, kh, kw, ceil(C/32)]."""
         batch, height, width, _ = row_bits.shape
-        outputs, kernel_height, kernel_width, _ = weight_bits.shape
-        return cls(
-            batch,
-            channels,
-            height,
-            width,
-            outputs,
-            (kernel_height, kernel_width),
-            (stride[0], stride[1]),
-            (padding[0], padding[1]),
-        )
+        size = (batch, channels, height, width)
+        return cls.of(size, weight_bits.permute(0, 3, 1, 2), stride, padding)
 
     @property
     def output_size(self) -> tuple[int, int]:
