@@ -1,6 +1,6 @@
 // The 1-bit convolution on a CPU: popcounts of the differing bits of pixels and weights.
 //
-// A program computes VECTORS·LANES outputs of PIXELS neighbouring pixels at a time, an output a
+// It computes VECTORS·LANES outputs of PIXELS neighbouring pixels at a time, an output a
 // lane, so that nothing is added across lanes. Row bits are as tribin_kernels.reference has them.
 
 #include <ATen/Parallel.h>
