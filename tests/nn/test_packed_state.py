@@ -170,7 +170,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
 
 
 def test_printed_layers_show_their_settings() -> None:
-    convolution = BinaryConv2d(35, 4, (1, 3), stride=2, padding=(0, 1), bias=False)
+    convolution = BinaryConv2d(35, 4, (1, 3), stride=(2, 1), padding=(0, 1), bias=False)
     linear = BinaryLinear(35, 7, binary_input=True)
     for layer in (convolution, linear):
         assert repr(pack(layer)) == repr(layer).replace("Binary", "Packed")

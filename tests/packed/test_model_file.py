@@ -248,9 +248,24 @@ def test_another_architecture_is_refused(change: Any, message: str, path: Path) 
         tribin.load(path, skeleton)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"binary_input": False},
+        {"binary_input": True, "stride": 2},
+        {"binary_input": True, "padding": (0, 1)},
+    ],
+)
+def test_layers_of_other_settings_are_refused(other: dict[str, Any], path: Path) -> None:
+    tribin.save(nn.Sequential(BinaryConv2d(3, 2, 3, binary_input=True)), path)
+    tribin.load(path, nn.Sequential(BinaryConv2d(3, 2, 3, stride=(1, 1), binary_input=True)))
+    with pytest.raises(PackedFormatError, match=r"layer '0' is PackedConv2d\(3, 2, .* in the file"):
+        tribin.load(path, nn.Sequential(BinaryConv2d(3, 2, 3, **other)))
+
+
 def test_a_binary_layer_is_no_real_one(path: Path) -> None:
     tribin.save(binarized_classifier(0), path)
-    with pytest.raises(PackedFormatError, match="it holds another model, which differs in"):
+    with pytest.raises(PackedFormatError, match="it holds another model: layer 'conv' is"):
         tribin.load(path, Classifier())
 
 

@@ -88,7 +88,7 @@ class PackedConv2d(nn.Module):
         super().__init__()
         _register(self, weight_bits, scale, bias)
         self.in_channels = in_channels
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding = _pair(stride), _pair(padding)
         self.binary_input = binary_input
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -119,6 +119,10 @@ class PackedConv2d(nn.Module):
             f"padding={self.padding}, bias={self.bias is not None}, "
             f"binary_input={self.binary_input}"
         )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 def _register(layer: nn.Module, weight_bits: Tensor, scale: Tensor, bias: Tensor | None) -> None:

@@ -54,6 +54,7 @@ def save(
     header = {
         "tribin": tribin_version(),
         "model": _description(model),
+        "layers": _layers(packed),
         "real_dtype": "bfloat16" if half else "float32",
         "counts": size,
         "recipe": recipe,
@@ -90,6 +91,7 @@ def restore(file: PackedFile, path: str | Path, model: nn.Module | None = None) 
     """
     try:
         skeleton = _described_model(file) if model is None else pack(model)
+        _check_layers(skeleton, file.header.get("layers"))
         skeleton.load_state_dict(_from_file(skeleton, file.tensors))
     except (ValueError, RuntimeError) as fault:
         raise PackedFormatError(f"{path}: {fault!s:.400}") from fault
@@ -108,6 +110,31 @@ def _description(model: nn.Module) -> dict[str, Any] | None:
         "image_shape": list(model.image_shape),
         "levels": model.levels,
     }
+
+
+def _layers(model: nn.Module) -> dict[str, str] | None:
+    """What the tensors of each packed layer don't say; tribin's own models are described."""
+    if _description(model) is not None:
+        return None
+    return {
+        name: f"{type(layer).__name__}({layer.extra_repr()})"
+        for name, layer in model.named_modules()
+        if isinstance(layer, PackedConv2d | PackedLinear)
+    }
+
+
+def _check_layers(model: nn.Module, layers: Any) -> None:
+    expected = _layers(model)
+    if layers == expected:
+        return
+    if not isinstance(layers, dict) or expected is None:
+        raise ValueError("its layers are not those of the model")
+    for name in sorted(layers.keys() | expected.keys()):
+        if layers.get(name) != expected.get(name):
+            raise ValueError(
+                f"it holds another model: layer {name!r} is {layers.get(name)!s:.150} in the file, "
+                f"{expected.get(name)} in the model"
+            )
 
 
 def _described_model(file: PackedFile) -> GenerativeModel:
