@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import tribin
+from tribin.comparison.measurement import peak_memory
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
 from tribin.provenance import provenance
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak_memory_of:
-        print(peak_memory(arguments))
+        print(memory_of_this_process(arguments))
         return
     with TemporaryDirectory() as folder:
         arguments.file = Path(folder) / "packed.safetensors"
@@ -136,7 +137,7 @@ def memory_in_a_process(arm: str, arguments: argparse.Namespace) -> int:
 
 
 @torch.inference_mode()
-def peak_memory(arguments: argparse.Namespace) -> int:
+def memory_of_this_process(arguments: argparse.Namespace) -> int:
     """What `memory_in_a_process` asks the process for; without a model, that of the imports."""
     model: GenerativeModel | None = None
     if arguments.peak_memory_of == PACKED:
@@ -146,10 +147,7 @@ def peak_memory(arguments: argparse.Namespace) -> int:
         model = build_model(recipe).to(default_device()).eval()
     if model is not None:
         model.log_weight(random_images(model, arguments.batch_sizes[0]))
-    # Not getrusage's ru_maxrss, which a process takes over from the one that started it.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    [peak] = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-    return 1024 * int(peak)
+    return peak_memory(default_device())
 
 
 def print_times(seconds: dict[Key, list[float]]) -> None:

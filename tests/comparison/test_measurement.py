@@ -38,15 +38,15 @@ def test_a_run(trained_run: Path) -> None:
 
 ALLOCATE = """
 import torch
-from tribin.comparison.measurement import _peak_memory
-before = _peak_memory(torch.device("cpu"))
+from tribin.comparison.measurement import peak_memory
+before = peak_memory(torch.device("cpu"))
 torch.ones(50_000_000)
-print(before, _peak_memory(torch.device("cpu")))
+print(before, peak_memory(torch.device("cpu")))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's memory is Linux's pitfall")
-def test_peak_memory_is_that_of_the_process_alone() -> None:
+def testpeak_memory_is_that_of_the_process_alone() -> None:
     parents = b"\1" * 700_000_000
     result = subprocess.run(
         [sys.executable, "-c", ALLOCATE], check=True, capture_output=True, text=True

@@ -90,7 +90,7 @@ def measure(source: Path, test: NDArray[np.uint8], settings: Settings) -> Measur
         NonFiniteError: if the density of an image is not finite.
     """
     device = default_device()
-    idle = _peak_memory(device)
+    idle = peak_memory(device)
     trained = load_trained_model(source, device)
     model, images = trained.model, torch.from_numpy(test)
     evaluation = evaluate(
@@ -117,7 +117,7 @@ def measure(source: Path, test: NDArray[np.uint8], settings: Settings) -> Measur
         bytes_on_disk=trained.bytes_on_disk,
         evaluated_images_per_second=evaluated,
         sampled_images_per_second=sampled,
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=peak_memory(device),
         idle_memory_bytes=idle,
     )
 
@@ -133,8 +133,8 @@ def _images_per_second(run: Callable[[], Tensor], seed: int) -> float:
     return len(result) / statistics.median(seconds[1:])
 
 
-def _peak_memory(device: torch.device) -> int:
-    """In bytes."""
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at most: resident, or on a GPU in tensors."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if STATUS.exists():
