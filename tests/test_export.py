@@ -75,6 +75,8 @@ def test_the_card_says_what_was_measured(
     assert f"| smaller by | {1 - size / result.float_bytes:.2%} |" in card
     assert f"| data | {data.source} |" in card
     assert "trained by tribin on 1,600 images of `digits`" in card
+    precision = result.packed.model.config.precision
+    assert f"| weights and activations of residual layers | {precision} |" in card
     assert f"- torch: {torch.__version__}" in card
 
 

@@ -34,6 +34,13 @@ class Evaluation:
         """The name of what was measured."""
         return "ELBO" if self.importance_samples == 1 else f"IW-{self.importance_samples}"
 
+    def of_weights(self, weights: str) -> str:
+        """The result for people, with all that it must not be quoted without."""
+        return (
+            f"{self.bits_per_dim:.4f} ± {self.standard_error:.4f} "
+            f"({self.bound}, {self.images:,} images, {weights} weights)"
+        )
+
 
 @torch.no_grad()
 def evaluate(

@@ -24,7 +24,7 @@ class Export:
         card: the model card beside it.
         packed: the model as it was read from the file.
         float_bytes: size of the model as it was trained, in float32.
-        evaluation: of that model; None where it was not asked for.
+        evaluation: of the packed model; None where it was not asked for.
         half_cost: bits/dim by which bfloat16 is worse, on the same noise; None without it.
     """
 

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 CARD = """\
 # {title}
 
-A {model} trained by tribin on {images_seen:,} images of `{data}`, with residual layers of
-{precision} (bits of their weights and activations). It gives the density of images of {shape}
-pixels with {levels} levels, and draws such images.
+A {model} trained by tribin on {images_seen:,} images of `{data}`. It gives the density of images of
+{shape} pixels with {levels} levels, and draws such images.
 
 | | |
 |---|---|
@@ -58,7 +57,6 @@ def model_card(export: Export, data: ImageSplits | None) -> str:
         model=type(model).__name__,
         images_seen=packed.provenance["images_seen"],
         data=recipe.data.name,
-        precision=recipe.model.config().precision,
         shape="×".join(map(str, model.image_shape)),
         levels=model.levels,
         rows="\n".join(f"| {name} | {value} |" for name, value in _rows(export, data).items()),
@@ -75,17 +73,19 @@ def _rows(export: Export, data: ImageSplits | None) -> dict[str, str]:
     rows = {
         "test bits/dim": "not measured",
         "data": "" if data is None else data.source,
+        "weights and activations of residual layers": _precision(export),
         "parameters": f"{size.parameters:,}, "
         f"{size.binary_parameters / size.parameters:.2%} of them 1 bit",
         "file": f"{file_bytes:,} bytes",
         "as trained, in float32": f"{export.float_bytes:,} bytes",
         "smaller by": f"{1 - file_bytes / export.float_bytes:.2%}",
     }
-    if found := export.evaluation:
-        rows["test bits/dim"] = (
-            f"{found.bits_per_dim:.4f} ± {found.standard_error:.4f} ({found.bound}, "
-            f"{found.images:,} images, {export.packed.weights} weights)"
-        )
+    if export.evaluation:
+        rows["test bits/dim"] = export.evaluation.of_weights(export.packed.weights)
     if export.half_cost is not None:
         rows["of that, by bfloat16"] = f"{export.half_cost:+.4f}"
     return {name: value for name, value in rows.items() if value}
+
+
+def _precision(export: Export) -> str:
+    return str(getattr(export.packed.model.config, "precision", ""))  # not every model has one

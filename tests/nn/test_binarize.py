@@ -1,4 +1,4 @@
-"""Binarizing torch models: what the layers compute, what stays, and what is refused."""
+"""Binarizing torch models: what the layers compute, and what stays."""
 
 import copy
 import itertools
@@ -9,33 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, parametrizations, vector_to_parameters
+from tests.nn.binarizable import classifier, images
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from tribin.errors import InputError
 from tribin.nn import (
     BinaryConv2d,
     BinaryLinear,
     binarize,
-    clip_after_step,
-    clip_latent_weights,
-    latent_weights,
 )
-
-
-def classifier() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Flatten()),
-        nn.Linear(4 * 6 * 6, 3),
-    )
-
-
-def images(count: int = 8) -> Tensor:
-    return torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
 def signs(values: np.ndarray) -> np.ndarray:
@@ -239,166 +221,6 @@ def test_a_shared_layer_stays_shared() -> None:
     assert len(list(model.parameters())) == 3
 
 
-class OwnLinear(nn.Linear):
-    pass
-
-
-def with_hook() -> nn.Module:
-    layer = nn.Linear(4, 4)
-    layer.register_forward_pre_hook(lambda *_: None)
-    return layer
-
-
-def with_old_weight_norm() -> nn.Module:
-    with pytest.warns(FutureWarning):
-        return nn.utils.weight_norm(nn.Linear(4, 4))
-
-
-def with_own_forward() -> nn.Module:
-    layer = nn.Linear(4, 4)
-    layer.forward = lambda x: x
-    return layer
-
-
-UNUSUAL: dict[str, tuple[Callable[[], nn.Module], list[str], str]] = {
-    "subclass": (lambda: OwnLinear(4, 4), ["1"], "its class is OwnLinear"),
-    "parametrized": (
-        lambda: parametrizations.weight_norm(nn.Linear(4, 4)),
-        ["1"],
-        "its class is ParametrizedLinear",
-    ),
-    "weight norm": (with_old_weight_norm, ["1"], "it has forward_pre_hooks"),
-    "hook": (with_hook, ["1"], "it has forward_pre_hooks"),
-    "own forward": (with_own_forward, ["1"], "its forward has been replaced"),
-    "attention": (
-        lambda: nn.MultiheadAttention(4, 2),
-        ["1.out_proj"],
-        "MultiheadAttention reads its weight",
-    ),
-    "transformer": (
-        lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
-        ["1.self_attn.out_proj", "1.linear1", "1.linear2"],
-        "reads its weight without calling it",
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "names", "reason"), UNUSUAL.values(), ids=UNUSUAL)
-def test_unusual_layers_are_kept_and_reported_or_refused_where_selected(
-    make: Callable[[], nn.Module], names: list[str], reason: str
-) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), make())
-    unchanged = snapshot(model)
-    with pytest.raises(InputError) as caught:
-        binarize(model, lambda name, layer: True)
-    assert all(f"{name}: " in str(caught.value) for name in names)
-    assert reason in str(caught.value)
-    assert snapshot(model) == unchanged
-    report = binarize(model)
-    assert report.binarized == ("0",)
-    assert list(report.kept) == names
-    assert reason in report.kept[names[0]]
-    assert reason in str(report)
-
-
-def test_a_transformer_still_computes_the_same_in_evaluation_and_training() -> None:
-    torch.manual_seed(0)
-    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
-    model = nn.Sequential(nn.Linear(4, 4), encoder)
-    binarize(model)
-    x = torch.randn(2, 5, 4)
-    expected = model(x)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.eval()(x), expected)
-
-
-REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "groups": (lambda: nn.Conv2d(4, 4, 3, groups=2), "groups is 2"),
-    "dilation": (lambda: nn.Conv2d(4, 4, 3, dilation=(1, 2)), r"dilation is \(1, 2\)"),
-    "padding mode": (
-        lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
-        "padding_mode is 'reflect'",
-    ),
-    "same": (
-        lambda: nn.Conv2d(4, 4, (3, 2), padding="same"),
-        r"padding is 'same', .* \(3, 2\)",
-    ),
-    "dtype": (lambda: nn.Linear(4, 4, dtype=torch.complex64), "its dtype is torch.complex64"),
-}
-
-
-@pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_no_binary_layer_can_do_is_refused_by_name(
-    make: Callable[[], nn.Module], reason: str
-) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(make()))
-    unchanged = snapshot(model)
-    with pytest.raises(InputError, match=rf"1\.0: {reason}") as caught:
-        binarize(model)
-    assert "\n  0:" not in str(caught.value)
-    assert snapshot(model) == unchanged
-    assert binarize(model, lambda name, layer: name == "0").kept == {"1.0": "not selected"}
-
-
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_empty_weights_are_refused() -> None:
-    with pytest.raises(InputError, match=r"0: its weight is empty, \[3, 0\]"):
-        binarize(nn.Sequential(nn.Linear(0, 3)))
-
-
-def test_every_fault_of_every_layer_is_named() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2, dilation=2), nn.Conv2d(4, 4, 3, groups=4))
-    with pytest.raises(InputError) as caught:
-        binarize(model)
-    assert str(caught.value).splitlines()[1:] == [
-        "  0: groups is 2, must be 1; dilation is (2, 2), must be 1",
-        "  1: groups is 4, must be 1",
-    ]
-
-
-def test_tied_parameters_are_refused_by_name() -> None:
-    model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "free": nn.Linear(4, 4)})
-    model["head"] = nn.Linear(4, 5)
-    model["head"].weight = model["embed"].weight
-    unchanged = snapshot(model)
-    with pytest.raises(InputError, match=r"head: its weight .*embed\.weight, head\.weight"):
-        binarize(model)
-    assert snapshot(model) == unchanged
-    assert binarize(model, lambda name, layer: name == "free").binarized == ("free",)
-
-
-@pytest.mark.parametrize("layer", [nn.Conv2d(2, 2, 1), nn.Linear(2, 2), OwnLinear(2, 2)])
-def test_a_single_layer_is_refused(layer: nn.Module) -> None:
-    with pytest.raises(InputError, match=f"single {type(layer).__name__}.*wrap it"):
-        binarize(layer)
-
-
-def test_a_model_with_nothing_to_swap_is_refused() -> None:
-    transposed = nn.Sequential(nn.ConvTranspose2d(2, 2, 3), nn.ReLU())
-    with pytest.raises(InputError, match=r"no Conv2d or Linear layer is selected$"):
-        binarize(transposed)
-    with pytest.raises(InputError, match=r"no .* is selected\n  0: its class is OwnLinear"):
-        binarize(nn.Sequential(OwnLinear(2, 2)))
-    model = classifier()
-    with pytest.raises(InputError, match=r"no .* is selected\n  0: not selected\n  3\.0: not"):
-        binarize(model, lambda name, layer: False)
-    assert latent_weights(model) == {}
-
-
-def test_layers_without_a_shape_are_refused_until_they_have_one() -> None:
-    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Conv2d(4, 4, 1))
-    with pytest.raises(InputError, match=r"0\.weight, 0\.bias have no shape yet"):
-        binarize(model)
-    model(torch.randn(1, 2, 5, 5))
-    assert binarize(model).binarized == ("0", "1")
-
-
-def snapshot(model: nn.Module) -> object:
-    modules = {name: id(module) for name, module in model.named_modules(remove_duplicate=False)}
-    state = model.state_dict(keep_vars=True)
-    return modules, {name: (id(value), value.tolist()) for name, value in state.items()}
-
-
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_and_state_dicts_give_the_same(
     duplicate: Callable[[nn.Module], nn.Module],
@@ -424,80 +246,3 @@ def test_parameters_go_to_a_vector_and_back() -> None:
     with torch.no_grad():
         vector_to_parameters(2 * vector, other.parameters())
     assert torch.equal(parameters_to_vector(other.parameters()), 2 * vector)
-
-
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=5.0),
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.3),
-    "fused adam": lambda parameters: torch.optim.AdamW(parameters, lr=0.3, fused=True),
-}
-
-
-def objective(model: nn.Module) -> Tensor:
-    labels = torch.arange(8) % 3
-    return nn.functional.cross_entropy(model(images()), labels)
-
-
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_training_changes_signs_and_keeps_latent_weights_in_range(
-    make: Callable[[Any], torch.optim.Optimizer],
-) -> None:
-    model = classifier()
-    binarize(model)
-    optimizer = make(model.parameters())
-    handle = clip_after_step(optimizer, model)
-    before = {name: value < 0 for name, value in latent_weights(model).items()}
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = objective(model)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        optimizer.step(closure)
-        assert all(value.abs().max() <= 1 for value in latent_weights(model).values())
-    assert all((latent_weights(model)[name] < 0).ne(value).any() for name, value in before.items())
-    handle.remove()
-    optimizer.step(closure)
-    assert any(value.abs().max() > 1 for value in latent_weights(model).values())
-
-
-def test_a_step_that_the_gradient_scaler_skips_changes_nothing() -> None:
-    model = classifier()
-    binarize(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
-    clip_after_step(optimizer, model)
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    before = parameters_to_vector(model.parameters())
-    for factor, changes in ((float("inf"), False), (1.0, True)):
-        scaler.scale(factor * objective(model)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        assert parameters_to_vector(model.parameters()).ne(before).any() == changes
-    assert all(value.abs().max() <= 1 for value in latent_weights(model).values())
-
-
-def test_an_optimizer_from_before_binarization_is_refused() -> None:
-    model = classifier()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    binarize(model)
-    with pytest.raises(InputError, match="holds no latent weight of the model"):
-        clip_after_step(optimizer, model)
-
-
-def test_clipping_after_steps_is_clipping_by_hand() -> None:
-    models = [classifier(), classifier()]
-    for model in models:
-        binarize(model)
-    optimizers = [torch.optim.Adam(model.parameters(), lr=0.3) for model in models]
-    clip_after_step(optimizers[0], models[0])
-    for _ in range(3):
-        for model, optimizer in zip(models, optimizers, strict=True):
-            optimizer.zero_grad()
-            objective(model).backward()
-            optimizer.step()
-        clip_latent_weights(models[1])
-    first, second = (parameters_to_vector(model.parameters()) for model in models)
-    assert torch.equal(first, second)

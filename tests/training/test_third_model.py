@@ -46,6 +46,7 @@ class FactorizedCategorical(GenerativeModel):
         self, config: FactorizedCategoricalConfig, image_shape: tuple[int, int, int], levels: int
     ) -> None:
         super().__init__(image_shape, levels)
+        self.config = config
         self.logits = nn.Parameter(config.initial_std * torch.randn(*image_shape, levels))
 
     def forward(self, images: Tensor) -> Objective:
@@ -130,3 +131,15 @@ def test_it_resumes_bit_for_bit(recipe: Path, tmp_path: Path) -> None:
     assert tensor_files(cut, 640) == tensor_files(whole, 640)
     assert metrics(cut) == metrics(whole)
     assert (cut / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
+
+
+def test_it_is_exported(recipe: Path, tmp_path: Path) -> None:
+    run_dir, file = tmp_path / "run", tmp_path / "third.safetensors"
+    assert tribin("train", recipe, "--run-dir", run_dir).exit_code == 0
+    assert tribin("export", run_dir, "-o", file).exit_code == 0
+    found, expected = (tribin("evaluate", source, "--json").stdout for source in (file, run_dir))
+    assert found == expected
+    described = json.loads(tribin("info", file, "--json").stdout)
+    assert described["file"]["model"] == NAME
+    assert described["parameters"] == 8 * 8 * 17
+    assert "residual layers" not in file.with_suffix(".md").read_text()

@@ -49,8 +49,5 @@ def evaluate(
     if as_json:
         click.echo(json.dumps({**asdict(result), "weights": trained.weights}))
         return
-    click.echo(
-        f"test bits/dim  {result.bits_per_dim:.4f} ± {result.standard_error:.4f} "
-        f"({result.bound}, {result.images:,} images, {trained.weights} weights)"
-    )
+    click.echo(f"test bits/dim  {result.of_weights(trained.weights)}")
     click.echo(f"data           {data.source}")

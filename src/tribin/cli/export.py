@@ -68,11 +68,8 @@ def _summary(result: Export) -> str:
         f"size           {size:,} bytes (float32: {result.float_bytes:,} bytes, "
         f"−{1 - size / result.float_bytes:.2%})",
     ]
-    if found := result.evaluation:
-        lines.append(
-            f"test bits/dim  {found.bits_per_dim:.4f} ± {found.standard_error:.4f} "
-            f"({found.bound}, {found.images:,} images, {result.packed.weights} weights)"
-        )
+    if result.evaluation:
+        lines.append(f"test bits/dim  {result.evaluation.of_weights(result.packed.weights)}")
     if result.half_cost is not None:
         lines.append(f"of bfloat16    {result.half_cost:+.4f} bits/dim")
     return "\n".join(lines)

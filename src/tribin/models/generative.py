@@ -29,10 +29,15 @@ class GenerativeModel(nn.Module, ABC):
 
     The noise that a model draws comes from torch's global generator.
 
+    Attributes:
+        config: what it was built from, of its class's `Config`; a packed file keeps it.
+
     Args:
         image_shape: channels, height, width.
         levels: number of pixel values.
     """
+
+    config: Any
 
     def __init__(self, image_shape: tuple[int, int, int], levels: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from tribin.nn.packed import PackedConv2d
 
 
 class PackedResidualBlock(nn.Module):
-    """x + second(a(first(a(x)))), [N, width, H, W] to the same shape.
+    """x + second(a(first(a(x)))), [N, width, H, W] to the same shape (Bird et al., 2021).
 
     With binary activations, bits are all that passes from the first convolution to the second.
 
@@ -40,7 +40,9 @@ class PackedResidualBlock(nn.Module):
 
 
 class PackedGatedBlock(nn.Module):
-    """x + a·sigmoid(b), the map of `GatedBlock` in inference.
+    """x + a·sigmoid(b), the map of `GatedBlock` in inference (Ho et al., 2019).
+
+    x and the result are [N, width, H, W].
 
     Args:
         conv: the first convolution.

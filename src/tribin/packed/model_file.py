@@ -106,7 +106,7 @@ def _description(model: nn.Module) -> dict[str, Any] | None:
     assert isinstance(model, GenerativeModel)
     return {
         "name": name,
-        "config": asdict(model.config),  # type: ignore[call-overload]
+        "config": asdict(model.config),
         "image_shape": list(model.image_shape),
         "levels": model.levels,
     }
