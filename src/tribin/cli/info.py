@@ -10,10 +10,10 @@ from typing import Any
 import click
 import torch
 
+from tribin.cost import evaluation_multiply_adds, sampling_multiply_adds
 from tribin.errors import InputError
 from tribin.inspection import FLOAT_BITS, model_size
 from tribin.models import GenerativeModel
-from tribin.multiply_adds import evaluation_multiply_adds, sampling_multiply_adds
 from tribin.packed import PackedFile, read_packed, restore
 from tribin.recipe import Recipe, load_recipe
 from tribin.training.run_folder import RunFolder, build_model

@@ -13,10 +13,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from tribin.inspection import model_size
 from tribin.models import MODELS, GenerativeModel
+from tribin.models.config_from_json import config_from_json
 from tribin.nn import PackedConv2d, PackedLinear, pack, packed_when_registered
 from tribin.packed.dense_rows import from_dense_rows, pads_with_zeros, to_dense_rows
 from tribin.packed.format import PackedFile, PackedFormatError, read_packed, write_packed
-from tribin.packed.model_config import config_from_json
 from tribin.provenance import tribin_version
 from tribin_kernels.reference import WORD_BITS
 

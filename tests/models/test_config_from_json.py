@@ -8,7 +8,7 @@ import pytest
 
 from tribin.models import FlowPPConfig, ResNetVAEConfig
 from tribin.nn import Precision
-from tribin.packed.model_config import config_from_json
+from tribin.models.config_from_json import config_from_json
 
 
 @pytest.mark.parametrize(

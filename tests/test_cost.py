@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.runs import FLOWPP, tiny_recipe
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from tribin.cost import (
+    OperationCost,
+    evaluation,
+    evaluation_multiply_adds,
+    multiply_adds,
+    operation_costs,
+    sampling_multiply_adds,
+)
 from tribin.models import FlowPP, FlowPPConfig, GenerativeModel, ResNetVAE, ResNetVAEConfig
-from tribin.multiply_adds import evaluation_multiply_adds, multiply_adds, sampling_multiply_adds
 from tribin.nn import (
     BinaryConv2d,
     BinaryLinear,
@@ -229,3 +237,92 @@ def test_the_model_stays_as_it_is() -> None:
 def test_an_error_of_the_model_is_not_hidden() -> None:
     with pytest.raises(TypeError, match="was given none"):
         count(GatedBlock(6, Precision(1, 1), context_channels=2), (1, 6, 4, 5))
+
+
+def of_operation(costs: list[OperationCost] | None, operation: str) -> OperationCost:
+    assert costs is not None
+    (cost,) = (cost for cost in costs if cost.operation == operation)
+    return cost
+
+
+BATCH, CHANNELS, SIZE, OUTPUTS = 2, 40, 5, 3  # 40 channels are 2 words of bits
+PIXELS = BATCH * SIZE * SIZE
+PRODUCTS = PIXELS * OUTPUTS * CHANNELS * 9
+PARAMETERS = OUTPUTS * CHANNELS * 9 + 2 * OUTPUTS  # with gain and bias
+
+
+@pytest.mark.parametrize("binary_input", [False, True])
+def test_a_small_convolution_by_hand(binary_input: bool) -> None:
+    layer = BinaryConv2d(CHANNELS, OUTPUTS, 3, padding=1, binary_input=binary_input)
+
+    def run(copied: nn.Module) -> None:
+        x = torch.zeros(BATCH, CHANNELS, SIZE, SIZE, requires_grad=True)
+        copied(x).sum().backward()
+
+    costs = operation_costs(layer, run, training=True)
+    name = "tribin::binary_conv2d" + "_w1a1" * binary_input
+    x, y, bits = PIXELS * CHANNELS, PIXELS * OUTPUTS, PIXELS * 2
+    saved = 4 * 2 * bits if binary_input else 0  # signs and mask
+    assert of_operation(costs, name) == OperationCost(
+        module="",
+        operation=name,
+        multiply_adds=PRODUCTS,
+        bytes=4 * (x + y + PARAMETERS) + saved,
+        arithmetic="bit" if binary_input else "float32",
+    )
+    backward = of_operation(costs, f"{name}_backward")
+    read = 4 * (1 + PARAMETERS - OUTPUTS) + (saved if binary_input else 4 * x)  # sum's gradient is one
+    assert backward.multiply_adds == 2 * PRODUCTS
+    assert backward.bytes == read + 4 * (x + PARAMETERS)
+    assert backward.arithmetic == "float32"
+
+
+def test_a_packed_convolution_by_hand() -> None:
+    layer = pack(BinaryConv2d(CHANNELS, OUTPUTS, 3, padding=1, binary_input=True))
+
+    def run(copied: nn.Module) -> None:
+        copied(torch.zeros(BATCH, SIZE, SIZE, 2, dtype=torch.int32), to_bits=True)
+
+    cost = of_operation(operation_costs(layer, run), "tribin::packed_conv2d")
+    assert cost.multiply_adds == PRODUCTS
+    assert cost.bytes == 4 * (PIXELS * 2 + OUTPUTS * 9 * 2 + 2 * OUTPUTS + PIXELS * 1)
+    assert cost.arithmetic == "bit"
+
+
+@pytest.mark.parametrize("overrides", [(), (FLOWPP,)], ids=["resnet_vae", "flowpp"])
+def test_a_float_model_costs_what_torch_counts(overrides: tuple[str, ...]) -> None:
+    """Forward and backward, with values, by the counter of torch."""
+    recipe = tiny_recipe(*overrides, "model.precision={weights: 32, activations: 32}")
+    model = build_model(recipe)
+    images = torch.randint(0, model.levels, (3, *model.image_shape), dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        model.train()(images).loss.backward()
+
+    def run(copied: GenerativeModel) -> None:
+        copied(torch.zeros(3, *copied.image_shape, dtype=torch.uint8)).loss.backward()
+
+    costs = operation_costs(model, run, training=True)
+    assert costs is not None
+    assert 2 * sum(cost.multiply_adds for cost in costs) == counter.get_total_flops() > 0
+
+
+def test_views_and_repeated_elements_move_nothing() -> None:
+    def run(copied: nn.Module) -> None:
+        x = torch.zeros(6, 4)
+        copied(x.view(4, 6).T[None])
+        torch.ones(1).expand(1000) + torch.zeros(1000)
+
+    costs = operation_costs(nn.Identity(), run)
+    assert costs is not None
+    moved = {cost.operation: cost.bytes for cost in costs}
+    assert moved["aten::view"] == moved["aten::expand"] == 0
+    assert moved["aten::add"] == 4 * (1 + 1000 + 1000)
+
+
+def test_operations_are_listed_by_module() -> None:
+    costs = operation_costs(build_model(tiny_recipe()), evaluation(2))
+    assert costs is not None
+    by_module = multiply_adds(build_model(tiny_recipe()), evaluation(2))
+    assert by_module is not None
+    for name, count in by_module.items():
+        assert count == sum(cost.multiply_adds for cost in costs if cost.module == name)
