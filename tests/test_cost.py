@@ -271,7 +271,9 @@ def test_a_small_convolution_by_hand(binary_input: bool) -> None:
         arithmetic="bit" if binary_input else "float32",
     )
     backward = of_operation(costs, f"{name}_backward")
-    read = 4 * (1 + PARAMETERS - OUTPUTS) + (saved if binary_input else 4 * x)  # sum's gradient is one
+    read = 4 * (1 + PARAMETERS - OUTPUTS) + (
+        saved if binary_input else 4 * x
+    )  # sum's gradient is one
     assert backward.multiply_adds == 2 * PRODUCTS
     assert backward.bytes == read + 4 * (x + PARAMETERS)
     assert backward.arithmetic == "float32"

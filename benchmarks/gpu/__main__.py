@@ -1,138 +1,127 @@
-"""Check and time the kernels on the GPU at hand.
+"""What a GPU does with tribin, measured in half an hour with torch, triton and einops alone.
 
-    python -m benchmarks.gpu --check
-    python -m benchmarks.gpu --time [--output FILE.json]
+    PYTHONPATH=src:kernels python -m benchmarks.gpu [--output FOLDER] [--minutes 25] [--data FILE]
 
-`--check` compares every op, forward and each gradient, with float64 on the real shapes and on 200
-ragged ones, and tries graphs, compilation and layouts; it ends with exit code 1 if anything is
-wrong. `--time` checks each problem and then times it beside its baselines; with `--output` it
-writes FILE.json, and the table as FILE.md.
+In the order of their value: the environment, a check of every op against float64, the machine's
+ceilings, kernels beside their baselines, evaluation, sampling and training steps of the CIFAR-10
+models and, with images from `benchmarks.gpu.images`, short training runs. Each stage has a process
+and a folder of its own; FOLDER/log.txt has all that was printed. The same command, given again,
+goes on where a campaign was cut, and does again what failed.
+
+Exit codes: 0 all is done, 1 something failed or is wrong, 2 bad input, 75 the time is over.
 """
 
 import argparse
 import json
 import os
 import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 # cuBLAS is reproducible only with a workspace of fixed size.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-import triton
 
-from benchmarks.gpu import race
-from benchmarks.gpu.ceilings import ceilings
-from benchmarks.gpu.check import check_all
-from benchmarks.gpu.races import races
-from tribin.provenance import provenance
+from benchmarks.gpu.campaign import Stage, exit_code, run_stages
+from benchmarks.gpu.images import read_images
+from benchmarks.gpu.stage_process import run_in_process
+from benchmarks.gpu.stages import Settings, run_stage, stages
+from benchmarks.results_folder import results_folder
+from tribin.errors import InputError
+
+LOG = "log.txt"
+LARGEST_FOLDER = 16 * 10**6
+"""Bytes."""
 
 
 def main() -> int:
     """Run what was asked for; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare with float64")
-    parser.add_argument("--time", action="store_true", help="time beside the baselines")
-    parser.add_argument("--output", type=Path, help="JSON file for the times")
-    arguments = parser.parse_args()
-    if not arguments.check and not arguments.time:
-        parser.error("ask for --check, --time or both")
-    if not torch.cuda.is_available():
-        print("benchmarks.gpu needs a GPU that torch can use; there is none", file=sys.stderr)
-        return 2
-    passed = _checked() if arguments.check else True
-    if arguments.time:
-        _timed(arguments.output)
-    return 0 if passed else 1
-
-
-def _checked() -> bool:
-    """Run the checks with every uninitialized output poisoned, see torch.utils.deterministic.
-
-    A library's float32 products are to be float32 here, not tf32.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.use_deterministic_algorithms(True)
+    arguments = _arguments()
     try:
-        passed = check_all()
-    finally:
-        torch.use_deterministic_algorithms(False)
-    print("\nall checks passed" if passed else "\nNOT all checks passed")
-    return passed
+        settings = _settings(arguments)
+        chosen = _chosen(stages(settings), arguments.only)
+        _claim(settings)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    report = partial(_report, settings.output / LOG)
 
+    def execute(stage: Stage, folder: Path, seconds: float, limit: float) -> None:
+        run = partial(run_stage, settings, stage.name, folder, seconds)
+        run_in_process(run, limit, settings.output / LOG)
 
-def _timed(output: Path | None) -> None:
-    device = torch.device("cuda", torch.cuda.current_device())
-    result: dict[str, Any] = {
-        "benchmark": "gpu",
-        **provenance(device),
-        "triton": triton.__version__,
-        "cuda": torch.version.cuda,
-        "ceilings": ceilings(),
-        "races": [],
-    }
-    lines = [_heading(result), *_ceiling_lines(result["ceilings"])]
-    print("\n".join(lines))
-    for problem in races():
-        laps = race.run(problem)
-        table = report(problem, laps, result["ceilings"])
-        print("\n".join(table), flush=True)
-        lines += table
-        result["races"].append(
-            {
-                "name": problem.name,
-                "operations": problem.operations,
-                "bytes": problem.bytes_moved,
-                "microseconds": [asdict(lap) for lap in laps],
-            }
-        )
-        torch.cuda.empty_cache()
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
-        output.with_suffix(".md").write_text("```\n" + "\n".join(lines) + "\n```\n")
-
-
-def _heading(result: dict[str, Any]) -> str:
-    return (
-        f"{result['device']}, torch {result['torch']}, triton {result['triton']}, "
-        f"CUDA {result['cuda']}, {result['date']}"
+    outcomes = run_stages(
+        chosen, settings.output, minutes=arguments.minutes, execute=execute, report=report
     )
+    report("\n" + "\n".join(map(str, outcomes)))
+    report(_size(settings.output))
+    return exit_code(outcomes)
 
 
-def _ceiling_lines(rates: dict[str, float]) -> list[str]:
-    units = {"copy": (1e12, "TB/s"), "bfloat16": (1e12, "TFLOP/s"), "bit": (1e15, "P op/s")}
-    return [
-        f"measured ceiling, {name}: {rate / units[name][0]:.2f} {units[name][1]}"
-        for name, rate in rates.items()
-    ]
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--output", type=Path, help="folder for the results")
+    parser.add_argument("--minutes", type=float, default=25, help="no stage starts that won't fit")
+    parser.add_argument("--data", type=Path, help="images to train on, of benchmarks.gpu.images")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small models and shapes, as a test")
+    parser.add_argument(
+        "--only", action="append", metavar="STAGE", help="a stage or a group, such as check; again"
+    )
+    return parser.parse_args()
 
 
-def report(problem: race.Race, laps: list[race.Lap], rates: dict[str, float]) -> list[str]:
-    """One line a contender: median with spread, rates, and the time over the floor and tribin's."""
-    floor = floor_microseconds(problem, rates)
-    lines = [
-        f"\n{problem.name}; floor {floor:.1f} µs",
-        f"  {'':<30}{'median':>10}{'spread':>18}{'T op/s':>9}{'GB/s':>8}{'floor':>7}{'×':>8}",
-    ]
-    ours = laps[0].median
-    for lap in laps:
-        lines.append(
-            f"  {lap.name:<30}{lap.median:>7.1f} µs{lap.fastest:>9.1f}–{lap.slowest:<8.1f}"
-            f"{problem.operations / lap.median / 1e6:>9.0f}"
-            f"{problem.bytes_moved / lap.median / 1e3:>8.0f}"
-            f"{floor / lap.median:>7.0%}{lap.median / ours:>8.2f}"
+def _settings(arguments: argparse.Namespace) -> Settings:
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: there is no cuda device here; cpu would do")
+    if not arguments.minutes >= 0:
+        raise InputError(f"--minutes: {arguments.minutes:g} is not at least 0")
+    if arguments.data:
+        read_images(arguments.data)
+    device = torch.device(arguments.device)
+    output = arguments.output or results_folder("gpu-tiny" if arguments.tiny else "gpu", device)
+    return Settings(output, device, arguments.tiny, arguments.data)
+
+
+def _chosen(all_stages: list[Stage], names: list[str] | None) -> list[Stage]:
+    for name in names or ():
+        if not any(stage.is_of([name]) for stage in all_stages):
+            groups = dict.fromkeys(stage.name.partition(".")[0] for stage in all_stages)
+            raise InputError(f"--only: no stage is called {name!r}; there are {', '.join(groups)}")
+    return [stage for stage in all_stages if names is None or stage.is_of(names)]
+
+
+def _claim(settings: Settings) -> None:
+    """Make the folder the campaign's, or see that it is the same campaign's already."""
+    file = settings.output / "campaign.json"
+    campaign = {"device": settings.device.type, "tiny": settings.tiny}
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(json.dumps(campaign), encoding="utf-8")
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--output: {settings.output} can't be used: {error}") from error
+    if found != campaign:
+        raise InputError(
+            f"--output: {settings.output} is of the campaign {found}, this one is {campaign}; "
+            "name another folder"
         )
-    return lines
 
 
-def floor_microseconds(problem: race.Race, rates: dict[str, float]) -> float:
-    """The larger of bytes over bandwidth and operations over the ceiling, in microseconds."""
-    moving = problem.bytes_moved / rates["copy"]
-    computing = 0.0 if problem.ceiling == "copy" else problem.operations / rates[problem.ceiling]
-    return 1e6 * max(moving, computing)
+def _report(log: Path, text: str) -> None:
+    print(text, flush=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+def _size(folder: Path) -> str:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    text = f"{size / 1e6:.1f} MB in {folder}"
+    return f"warning: {text}, more than 16 MB" if size > LARGEST_FOLDER else text
 
 
 if __name__ == "__main__":

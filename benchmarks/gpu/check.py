@@ -1,106 +1,68 @@
-"""Checks of the kernels that need the real device: each returns lines of what it saw, or raises."""
+"""What the ops must do on the device at hand: each check yields lines of what it saw, or raises."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from benchmarks.gpu.layers import UNIT, Layer, errors_over_bounds
+from benchmarks.gpu.bench import Bench
 from tribin import ops
+from tribin.profiling.operands import UNIT, Layer, errors_over_bounds
 from tribin_kernels import reference, self_check
 
-REAL_LAYERS: dict[str, Callable[[], Layer]] = {
-    "ResNet VAE 256→256 3×3, 128×16×16": lambda: Layer.conv2d(128, 256, 16, 16, 256, 3),
-    "ResNet VAE 256→256 5×5, 128×16×16": lambda: Layer.conv2d(128, 256, 16, 16, 256, 5),
-    "Flow++ 240→120 3×3, 64×32×16": lambda: Layer.conv2d(64, 240, 32, 16, 120, 3),
-    "Flow++ 240→240 1×1, 64×16×16": lambda: Layer.conv2d(64, 240, 16, 16, 240, 1),
-    "Flow++ 64→120 1×1, 64×16×8": lambda: Layer.conv2d(64, 64, 16, 8, 120, 1),
-    "256→256 3×3 stride 2, 32×16×16": lambda: Layer.conv2d(32, 256, 16, 16, 256, 3, 2),
-    "linear 1×8192×8192": lambda: Layer.linear(1, 8192, 8192),
-    "linear 4096×4096×4096": lambda: Layer.linear(4096, 4096, 4096),
-}
-RAGGED_LAYERS = 200
+Check = Callable[[Bench], Iterator[str]]
 
 
-def check_all() -> bool:
-    """Run every check, print what it saw, and say whether all passed."""
-    checks = (
-        bit_mma, real_layers, ragged_layers, packed_layers, layouts, reproducible, dispatch, graph,
-        packed_graph,
-    )  # fmt: skip
-    passed = [_passes(check) for check in checks]
-    return all(passed)
+def checks(device: torch.device) -> dict[str, Check]:
+    """Those that there are for a device, by name."""
+    found = [real_layers, ragged_layers, packed_layers, layouts, reproducible, dispatch]
+    if device.type == "cuda":
+        found = [bit_mma, *found, graph, packed_graph]
+    return {check.__name__: check for check in found}
 
 
-def bit_mma() -> Iterator[str]:
+def bit_mma(bench: Bench) -> Iterator[str]:
     """The fragment map of the 1-bit tensor core."""
-    if not torch.equal(*self_check.small_products(torch.device("cuda", 0))):
+    if not torch.equal(*self_check.small_products(bench.device)):
         raise AssertionError("the 1-bit tensor core disagrees with float64")
     yield "exact"
 
 
-def real_layers() -> Iterator[str]:
-    """Output and every gradient at the real shapes, W1A16 and W1A1, in three dtypes."""
-    for name, make in REAL_LAYERS.items():
+def real_layers(bench: Bench) -> Iterator[str]:
+    """Output and every gradient at given shapes, W1A16 and W1A1, in three dtypes."""
+    for name, make in bench.layers.items():
         layer = make()
         for dtype in UNIT:
-            worst = _check_layer(layer, dtype)
+            worst = _check_layer(bench.place(layer, dtype))
             yield f"{name} {_short(dtype)}: worst error {worst:.2f} of its bound"
 
 
-def ragged_layers() -> Iterator[str]:
+def ragged_layers(bench: Bench) -> Iterator[str]:
     """The same at ragged shapes."""
     worst = 0.0
-    for seed in range(RAGGED_LAYERS):
-        layer, dtype = ragged_layer(seed), list(UNIT)[seed % len(UNIT)]
-        try:
-            worst = max(worst, _check_layer(layer, dtype))
-        except AssertionError as error:
-            raise AssertionError(f"seed {seed}, x {list(layer.x.shape)}: {error}") from error
-    yield f"{RAGGED_LAYERS} shapes: worst error {worst:.2f} of its bound"
+    for seed, (name, make) in enumerate(bench.ragged_layers.items()):
+        layer, dtype = make(), list(UNIT)[seed % len(UNIT)]
+        with _naming(f"{name}, x {list(layer.x.shape)}"):
+            worst = max(worst, _check_layer(bench.place(layer, dtype)))
+    yield f"{len(bench.ragged_layers)} shapes: worst error {worst:.2f} of its bound"
 
 
-def ragged_layer(seed: int) -> Layer:
-    """A small layer whose sizes are multiples of nothing."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def between(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    if seed % 4 == 0:
-        return Layer.linear(between(0, 70), between(1, 900), between(1, 300), seed=seed)
-    kernel, stride, padding = (1, 3, 5)[seed % 3], between(1, 2), between(0, 2)
-    size = between(kernel, 20), between(kernel, 20)
-    return Layer.conv2d(
-        between(0, 5), between(1, 600), *size, between(1, 300), kernel, stride, padding, seed=seed
-    )
-
-
-def packed_layers() -> Iterator[str]:
-    """Packed layers at real and ragged shapes, from real x, signs or bits, to real y or bits."""
-    for name, make in REAL_LAYERS.items():
+def packed_layers(bench: Bench) -> Iterator[str]:
+    """Packed layers at given and ragged shapes, from real x, signs or bits, to real y or bits."""
+    for name, make in bench.layers.items():
+        layer = make().as_conv2d()
         for dtype in UNIT:
-            check_packed(as_conv2d(make()).to(dtype, torch.float32, "cuda"))
+            check_packed(bench.place(layer, dtype))
         yield f"{name}: equal, and where there is a gate within its rounding"
-    for seed in range(RAGGED_LAYERS):
-        layer, dtype = as_conv2d(ragged_layer(seed)), list(UNIT)[seed % len(UNIT)]
-        try:
-            check_packed(layer.to(dtype, torch.float32, "cuda"))
-        except AssertionError as error:
-            raise AssertionError(f"seed {seed}, x {list(layer.x.shape)}: {error}") from error
-    yield f"{RAGGED_LAYERS} ragged shapes"
-
-
-def as_conv2d(layer: Layer) -> Layer:
-    """A linear layer as a convolution of one pixel."""
-    if layer.geometry:
-        return layer
-    x, latent_weight, grad_y = (
-        tensor[..., None, None] for tensor in (layer.x, layer.latent_weight, layer.grad_y)
-    )
-    return Layer(x, latent_weight, layer.gain, layer.bias, grad_y, ([1, 1], [0, 0]))
+    for seed, (name, make) in enumerate(bench.ragged_layers.items()):
+        layer, dtype = make().as_conv2d(), list(UNIT)[seed % len(UNIT)]
+        with _naming(f"{name}, x {list(layer.x.shape)}"):
+            check_packed(bench.place(layer, dtype))
+    yield f"{len(bench.ragged_layers)} ragged shapes"
 
 
 def check_packed(layer: Layer) -> None:
@@ -122,60 +84,59 @@ def check_packed(layer: Layer) -> None:
             torch.testing.assert_close(y.double(), wanted, rtol=2 * unit, atol=2.0**-16)
 
 
-def layouts() -> Iterator[str]:
+def layouts(bench: Bench) -> Iterator[str]:
     """Memory formats, views and autocast through the public ops."""
-    layer = Layer.conv2d(4, 64, 16, 16, 32, 3).to(torch.float32, torch.float32, "cuda")
+    layer = bench.small_layer(torch.float32)
     arguments = layer.latent_weight, layer.gain, layer.bias
     expected = ops.binary_conv2d(layer.x, *arguments, padding=1, binary_input=True)
-    wide = torch.randn(4, 64, 16, 32, device="cuda")
+    wide = torch.randn(4, 64, 16, 32, device=bench.device)
     wide[..., ::2] = layer.x
     for x in (layer.x.contiguous(memory_format=torch.channels_last), wide[..., ::2]):
         y = ops.binary_conv2d(x, *arguments, padding=1, binary_input=True)
         torch.testing.assert_close(y, expected, rtol=0, atol=0)
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast(bench.device.type, torch.bfloat16):
         y = ops.binary_conv2d(layer.x, *arguments, padding=1, binary_input=True)
     assert y.dtype == torch.bfloat16
     yield "channels-last, strided and autocast agree"
 
 
-def reproducible() -> Iterator[str]:
+def reproducible(bench: Bench) -> Iterator[str]:
     """The same call gives the same bits."""
+    layer = bench.place(next(iter(bench.layers.values()))(), torch.bfloat16)
     for binary_input in (False, True):
-        layer = Layer.conv2d(32, 256, 16, 16, 256, 3).to(torch.bfloat16, torch.float32, "cuda")
-        first, second = (_run(layer, binary_input) for _ in range(2))
+        first, second = (layer.run(torch.ops.tribin, binary_input) for _ in range(2))
         assert all(map(torch.equal, first, second))
     yield "bit for bit, W1A16 and W1A1, forward and backward"
 
 
-def dispatch() -> Iterator[str]:
+def dispatch(bench: Bench) -> Iterator[str]:
     """`opcheck` of every op, and `torch.compile(fullgraph=True)` equal to eager."""
     tribin = torch.ops.tribin
-    layer = Layer.conv2d(2, 33, 4, 6, 3, 3).to(torch.bfloat16, torch.float32, "cuda")
-    forward = (layer.x, layer.latent_weight, layer.gain, layer.bias, *layer.geometry)
-    saved = (layer.latent_weight, layer.gain, *layer.geometry)
-    _, signs, mask = tribin.binary_conv2d_w1a1(*forward)
+    layer = bench.place(Layer.conv2d(2, 33, 4, 6, 3, 3), torch.bfloat16)
+    forward = layer.forward_arguments()
+    _, *saved = tribin.binary_conv2d_w1a1(*forward)
     opcheck(tribin.binary_conv2d.default, forward)
     opcheck(tribin.binary_conv2d_w1a1.default, forward)
-    opcheck(tribin.binary_conv2d_backward.default, (layer.grad_y, layer.x, *saved))
-    opcheck(tribin.binary_conv2d_w1a1_backward.default, (layer.grad_y, signs, mask, *saved))
+    opcheck(tribin.binary_conv2d_backward.default, layer.backward_arguments([layer.x]))
+    opcheck(tribin.binary_conv2d_w1a1_backward.default, layer.backward_arguments(saved))
     opcheck(tribin.pack_signs.default, (layer.x,))
-    compiled = torch.compile(ops.binary_conv2d, fullgraph=True)
+    compiled = bench.compiled(ops.binary_conv2d)
     for binary_input in (False, True):
         results = _gradients(layer, binary_input, compiled)
         assert all(map(torch.equal, results, _gradients(layer, binary_input)))
     packed = _packed_arguments(layer, layer.x, True)
     opcheck(tribin.packed_conv2d.default, packed)
-    compiled = torch.compile(lambda: tribin.packed_conv2d(*packed), fullgraph=True)
+    compiled = bench.compiled(lambda: tribin.packed_conv2d(*packed))
     assert torch.equal(compiled(), tribin.packed_conv2d(*packed))
     yield "opcheck and torch.compile"
 
 
-def graph() -> Iterator[str]:
+def graph(bench: Bench) -> Iterator[str]:
     """A captured training step replays to the same bits on new input."""
-    layer = Layer.conv2d(4, 64, 16, 16, 32, 3).to(torch.bfloat16, torch.float32, "cuda")
+    layer = bench.small_layer(torch.bfloat16)
     other = torch.randn_like(layer.x)
-    expected = _gradients(_with_input(layer, other), True)
-    fixed = _with_input(layer, layer.x.clone())
+    expected = _gradients(replace(layer, x=other), True)
+    fixed = replace(layer, x=layer.x.clone())
     _gradients(fixed, True)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
@@ -187,9 +148,9 @@ def graph() -> Iterator[str]:
     yield "a captured step replays exactly"
 
 
-def packed_graph() -> Iterator[str]:
+def packed_graph(bench: Bench) -> Iterator[str]:
     """A captured packed layer replays to the same bits on new input."""
-    layer = Layer.conv2d(4, 64, 16, 16, 32, 3).to(torch.bfloat16, torch.float32, "cuda")
+    layer = bench.small_layer(torch.bfloat16)
     x, op = layer.x.clone(), torch.ops.tribin.packed_conv2d
     arguments = _packed_arguments(layer, x, True)
     op(*arguments)
@@ -233,36 +194,26 @@ def _gradients(
     return list(torch.autograd.grad(y, leaves, layer.grad_y))
 
 
-def _with_input(layer: Layer, x: Tensor) -> Layer:
-    tensors = layer.latent_weight, layer.gain, layer.bias, layer.grad_y
-    return Layer(x, *tensors, layer.geometry)
-
-
-def _run(layer: Layer, binary_input: bool) -> list[Tensor]:
-    return layer.run(torch.ops.tribin, binary_input)
-
-
-def _check_layer(layer: Layer, dtype: torch.dtype) -> float:
+def _check_layer(layer: Layer) -> float:
     """The worst error of both precisions over its bound, which must be at most 1."""
-    layer = layer.to(dtype, torch.float32, "cuda")
     worst = 0.0
     for binary_input in (False, True):
-        ratios = errors_over_bounds(layer, _run(layer, binary_input), binary_input)
+        results = layer.run(torch.ops.tribin, binary_input)
+        ratios = errors_over_bounds(layer, results, binary_input)
         if max(ratios.values()) > 1:
-            raise AssertionError(f"{'W1A1' if binary_input else 'W1A16'} {dtype}: {ratios}")
+            precision = "W1A1" if binary_input else "W1A16"
+            raise AssertionError(f"{precision} {_short(layer.x.dtype)}: {ratios}")
         worst = max(worst, *ratios.values())
     return worst
 
 
-def _passes(check: Callable[[], Iterator[str]]) -> bool:
-    print(f"\n{check.__name__}: {check.__doc__}")
+@contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """Say which layer it was that an AssertionError is about."""
     try:
-        for line in check():
-            print(f"  {line}", flush=True)
-    except Exception as error:  # each check is reported, whatever became of the one before
-        print(f"  FAILED: {type(error).__name__}: {error}", flush=True)
-        return False
-    return True
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{layer}: {error}") from error
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from click.testing import Result
 from tests.runs import tribin, tribin_process
 
-from tribin.cli import profile
+from tribin.cli.profile import compile_only
 from tribin_kernels.inspect.budget import Budgets
 from tribin_kernels.inspect.case import TARGETS
 from tribin_kernels.inspect.cases import CASES
@@ -35,10 +37,12 @@ def budgets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     file = tmp_path / "budgets.json"
     Budgets({}, {}).write(file)
-    monkeypatch.setattr(profile, "compile_cases", compile_cases)
-    monkeypatch.setattr(profile, "BUDGETS", file)
+    monkeypatch.setattr(compile_only, "compile_cases", compile_cases)
+    monkeypatch.setattr(compile_only, "BUDGETS", file)
     # not the real knob: setting it would change the environment
-    monkeypatch.setattr(profile, "knobs", SimpleNamespace(runtime=SimpleNamespace(interpret=False)))
+    monkeypatch.setattr(
+        compile_only, "knobs", SimpleNamespace(runtime=SimpleNamespace(interpret=False))
+    )
     return file
 
 
@@ -85,30 +89,45 @@ def test_a_budget_is_made_then_kept_then_broken(budgets: Path) -> None:
 
 def test_table() -> None:
     result = kernels("--kernel", "popcount", "--target", "sm_90", "--target", "gfx942")
-    header, *rows = result.stdout.splitlines()
-    starts = [header.index(name) for name in ("case", "target", "registers", "budget")]
+    header, *rows, empty, fault, other_fault = result.stdout.splitlines()
+    assert header.split() == [
+        "popcount", "target", "registers", "stack", "shared", "tensor", "core", "converts", "budget",
+    ]  # fmt: skip
     name = next(case.name for case in CASES if case.kernel == "popcount")
-    for row, target in zip(rows, ("sm_90", "gfx942"), strict=True):
-        assert row.startswith("popcount ")
-        cells = [row[start:].split("  ")[0] for start in starts]
-        assert cells == [name, target, "100", "no budget"]
-        assert "  2,048   8 HGMMA, 4 HGMMA register A  2 (1 shared)  " in row
+    firsts = [row for row in rows if "HGMMA" in row]  # a long name goes on below
+    for row, target in zip(firsts, ("sm_90", "gfx942"), strict=True):
+        start, *cells = [cell.strip() for cell in row.split("  ") if cell]
+        assert name.startswith(start)
+        instructions = "8 HGMMA, 4 HGMMA register A"
+        assert cells == [target, "100", "0", "2,048", instructions, "2 (1)", "broken"]
+    assert (empty, fault) == ("", f"popcount, {name}, sm_90: no budget")
+    assert other_fault == f"popcount, {name}, gfx942: no budget"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["kernels"], "timing needs a GPU, see benchmarks/gpu; --compile-only needs none"),
-        (["tune", "-o", "table.json"], "tuning times the kernels on a GPU, and there is none"),
-    ],
-)
-def test_without_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
-) -> None:
+def test_help_names_the_commands_and_imports_none() -> None:
+    code = "import sys; from tribin.cli import main; " + (
+        "main(['profile', '--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    _, _, listed = process.stdout.partition("Commands:")
+    names = [line.split()[0] for line in listed.splitlines() if line]
+    assert names == ["kernels", "model", "step", "compare", "tune"]
+
+
+def test_an_unknown_command() -> None:
+    result = tribin("profile", "layers")
+    assert result.exit_code == 2
+    assert "No such command 'layers'" in result.stderr
+
+
+def test_tuning_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = tribin("profile", *arguments)
-    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"tribin: {message}\n")
+    result = tribin("profile", "tune", "-o", "table.json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "tribin: tuning times the kernels on a GPU, and there is none\n"
     assert not (tmp_path / "table.json").exists()
 
 
@@ -122,7 +141,7 @@ def test_a_faulty_launch_table_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(_: object) -> Iterator[list[Report]]:
         raise LaunchTableError("table.json: 3 is wrong")
 
-    monkeypatch.setattr(profile, "compile_cases", fail)
+    monkeypatch.setattr(compile_only, "compile_cases", fail)
     result = kernels()
     assert (result.exit_code, result.stderr) == (2, "tribin: table.json: 3 is wrong\n")
 

@@ -1,11 +1,8 @@
 """What is measured of a model, against what other parts say of it."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from tribin.comparison.measurement import Settings, measure
@@ -34,23 +31,3 @@ def test_a_run(trained_run: Path) -> None:
     assert 0 < found.idle_memory_bytes <= found.peak_memory_bytes
     other = measure(trained_run, images.numpy(), replace(SETTINGS, seed=6))
     assert other.bits_per_dim != found.bits_per_dim
-
-
-ALLOCATE = """
-import torch
-from tribin.comparison.measurement import peak_memory
-before = peak_memory(torch.device("cpu"))
-torch.ones(50_000_000)
-print(before, peak_memory(torch.device("cpu")))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the parent's memory is Linux's pitfall")
-def testpeak_memory_is_that_of_the_process_alone() -> None:
-    parents = b"\1" * 700_000_000
-    result = subprocess.run(
-        [sys.executable, "-c", ALLOCATE], check=True, capture_output=True, text=True
-    )
-    before, after = map(int, result.stdout.split())
-    assert before < len(parents)
-    assert after - before == pytest.approx(200_000_000, rel=0.05)

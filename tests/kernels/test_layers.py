@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.gpu.layers import UNIT, Layer, errors_over_bounds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tribin.profiling.operands import UNIT, Layer, errors_over_bounds
 from tribin_kernels import binary_conv2d, binary_linear, bit_product, real_product, reference
 from tribin_kernels.launch_table import TUNABLE
 

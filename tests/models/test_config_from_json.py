@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tribin.models import FlowPPConfig, ResNetVAEConfig
-from tribin.nn import Precision
 from tribin.models.config_from_json import config_from_json
+from tribin.nn import Precision
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import click
 import torch
 
+from tribin.cli.source import is_packed, refuse_overrides
 from tribin.cost import evaluation_multiply_adds, sampling_multiply_adds
-from tribin.errors import InputError
 from tribin.inspection import FLOAT_BITS, model_size
 from tribin.models import GenerativeModel
 from tribin.packed import PackedFile, read_packed, restore
@@ -43,8 +42,8 @@ def info(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     Of a packed file, it also says what the file holds and where that comes from.
     """
     path = Path(source)
-    if _is_packed(path):
-        _refuse(overrides, "packed file")
+    if is_packed(path):
+        refuse_overrides(overrides, "packed file")
         record = _file_record(path)
     else:
         recipe = _recipe(source, overrides)
@@ -54,26 +53,11 @@ def info(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     click.echo(json.dumps(record) if as_json else _text(record))
 
 
-def _is_packed(path: Path) -> bool:
-    """Whether to read the source as a packed file, be it damaged.
-
-    Of the 8 bytes of length that one begins with, the last are zeros, which no YAML has.
-    """
-    with suppress(OSError, ValueError), path.open("rb") as file:
-        return path.suffix == ".safetensors" or b"\0" in file.read(8)
-    return False
-
-
 def _recipe(source: str, overrides: tuple[str, ...]) -> Recipe:
     if not os.path.isdir(source):  # path.is_dir raises where a name is too long
         return load_recipe(source, overrides)
-    _refuse(overrides, "run")
+    refuse_overrides(overrides, "run")
     return RunFolder.open(Path(source)).recipe
-
-
-def _refuse(overrides: tuple[str, ...], kind: str) -> None:
-    if overrides:
-        raise InputError(f"{overrides[0]}: a {kind}'s recipe can't be overridden")
 
 
 def _model_record(model: GenerativeModel, real_bits: int = FLOAT_BITS) -> dict[str, Any]:

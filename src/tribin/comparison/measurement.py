@@ -1,8 +1,6 @@
 """What one trained model costs and gives: bits/dim, size, speed and memory."""
 
-import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +13,12 @@ from torch import Tensor
 
 from tribin.evaluation import evaluate
 from tribin.inspection import model_size
+from tribin.peak_memory import peak_memory
 from tribin.seeding import seed_noise
 from tribin.trained_model import load_trained_model
 from tribin.training.run_folder import default_device
 
 TIMED_BATCHES = 5
-
-STATUS = Path("/proc/self/status")
-"""What Linux says of this process."""
 
 
 @dataclass(frozen=True)
@@ -131,17 +127,3 @@ def _images_per_second(run: Callable[[], Tensor], seed: int) -> float:
         result = run().cpu()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
     return len(result) / statistics.median(seconds[1:])
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has had at most: resident, or on a GPU in tensors."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if STATUS.exists():
-        # Not ru_maxrss: on Linux a process starts with its parent's.
-        peak = re.search(r"VmHWM:\s*(\d+) kB", STATUS.read_text())
-        if peak:
-            return 1024 * int(peak[1])
-    from resource import RUSAGE_SELF, getrusage  # Windows has none
-
-    return getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,11 +1,19 @@
-"""Adam, its learning rate over the images seen, and its state by parameter name."""
+"""Adam, its learning rate over the images seen, the weights' average, and Adam's state by name.
+
+Of a recipe, its attributes alone are read, so that these functions work where pydantic is not.
+"""
+
+from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tribin.recipe.schema import Recipe
+if TYPE_CHECKING:
+    from tribin.recipe import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
@@ -44,6 +52,22 @@ def learning_rate(recipe: Recipe, images_seen: int) -> float:
             section.learning_rate - section.final_learning_rate
         )
     return section.learning_rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, images_seen: int) -> float:
+    """Give the optimizer the `learning_rate` of the step that starts there, and return it."""
+    rate = learning_rate(recipe, images_seen)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def build_average(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
+    """The exponential average of the weights over the steps, where the recipe asks for one."""
+    decay = recipe.training.ema_decay
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -1,14 +1,23 @@
-"""One optimizer step: forward, backward, the guard, the update, and clipping of the latents."""
+"""One optimizer step: forward, backward, the guard, the update, and clipping of the latents.
+
+Of a recipe, its attributes alone are read, so that these functions work where pydantic is not.
+"""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from tribin.models import GenerativeModel
+from tribin.models import GenerativeModel, Objective
 from tribin.nn import clip_latent_weights, latent_weights
-from tribin.recipe import Recipe
+from tribin.training.phases import phase
+
+if TYPE_CHECKING:
+    from tribin.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,14 +46,18 @@ def train_step(
     Latent weights are clipped to [−1, 1] after the update (Bird et al., 2021).
     """
     metrics = backward(model, images, recipe)
-    gradient_norm = nn.utils.clip_grad_norm_(
-        model.parameters(), recipe.optimizer.gradient_clip or math.inf
-    )
-    finite = bool((gradient_norm + metrics["loss"]).isfinite())
+    with phase("clip"):
+        gradient_norm = nn.utils.clip_grad_norm_(
+            model.parameters(), recipe.optimizer.gradient_clip or math.inf
+        )
+        finite = bool((gradient_norm + metrics["loss"]).isfinite())
     if finite:
-        optimizer.step()
-        clip_latent_weights(model)
-    optimizer.zero_grad()
+        with phase("optimizer"):
+            optimizer.step()
+        with phase("clip"):
+            clip_latent_weights(model)
+    with phase("optimizer"):
+        optimizer.zero_grad()
     return StepResult(metrics, gradient_norm, finite)
 
 
@@ -54,18 +67,24 @@ def backward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> dict[str
     Returns:
         The metrics and the loss, averaged over the micro-batches; scalars on the device.
     """
-    autocast = torch.autocast(
-        images.device.type, torch.bfloat16, enabled=recipe.training.autocast == "bfloat16"
-    )
     totals: dict[str, Tensor] = {}
     for micro_batch in images.chunk(recipe.training.accumulation):
         share = len(micro_batch) / len(images)
-        with autocast:
-            objective = model(micro_batch)
-        (share * objective.loss).backward()
+        with phase("forward"):
+            objective = forward(model, micro_batch, recipe)
+        with phase("backward"):
+            (share * objective.loss).backward()
         for name, value in {**objective.metrics, "loss": objective.loss.detach()}.items():
             totals[name] = totals.get(name, 0) + share * value
     return totals
+
+
+def forward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> Objective:
+    """The objective on uint8 images [N, C, H, W], in the precision that the recipe asks for."""
+    bfloat16 = recipe.training.autocast == "bfloat16"
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+        objective: Objective = model(images)
+    return objective
 
 
 class SignFlips:

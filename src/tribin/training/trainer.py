@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, batch_indices
@@ -23,11 +22,13 @@ from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
+    build_average,
     build_optimizer,
-    learning_rate,
     load_optimizer_tensors,
     optimizer_tensors,
+    set_learning_rate,
 )
+from tribin.training.phases import phase
 from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.training.step import SignFlips, StepResult, train_step
 
@@ -120,7 +121,7 @@ class Trainer:
         seed_noise(recipe.seed, "initialization")
         self.model = build_model(recipe).to(self.device)
         self.optimizer = build_optimizer(self.model, recipe)
-        self.average = _average(self.model, recipe.training.ema_decay)
+        self.average = build_average(self.model, recipe)
         self.images_seen = 0
         self.skipped_steps = 0
         self._saved_at: int | None = None
@@ -156,24 +157,26 @@ class Trainer:
     def _step(self, run: RunFolder, tracker: Tracker) -> None:
         training = self.recipe.training
         before = self.images_seen
-        images = self._batch(min(training.batch_size, training.images - before))
+        with phase("data"):
+            images = self._batch(min(training.batch_size, training.images - before))
         self.images_seen = before + len(images)
         done = self.images_seen == training.images
         logs = done or self._passed(training.log_every_images, before)
 
-        rate = learning_rate(self.recipe, before)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        flips = SignFlips(self.model) if logs else None
+        rate = set_learning_rate(self.optimizer, self.recipe, before)
+        with phase("logging"):
+            flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
         result = train_step(self.model.train(), self.optimizer, images, self.recipe)
         if not result.finite:
             self._skip(result, images, tracker)
         elif self.average is not None:
-            self.average.update_parameters(self.model)
+            with phase("optimizer"):
+                self.average.update_parameters(self.model)
 
         if flips is not None:
-            tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
+            with phase("logging"):
+                tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
         self._after_step(run, tracker, before)
 
     def _after_step(self, run: RunFolder, tracker: Tracker, before: int) -> None:
@@ -293,9 +296,3 @@ class Trainer:
         }
         tracker.finish(summary)
         return summary
-
-
-def _average(model: GenerativeModel, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
