@@ -13,6 +13,7 @@ Exit codes: 0 all is done, 1 something failed or is wrong, 2 bad input, 75 the t
 
 import argparse
 import json
+import math
 import os
 import sys
 from functools import partial
@@ -69,7 +70,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small models and shapes, as a test")
     parser.add_argument(
-        "--only", action="append", metavar="STAGE", help="a stage or a group, such as check; again"
+        "--only",
+        action="append",
+        metavar="STAGE",
+        help="a stage or a group of them; repeatable",
     )
     return parser.parse_args()
 
@@ -77,8 +81,8 @@ def _arguments() -> argparse.Namespace:
 def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: there is no cuda device here; cpu would do")
-    if not arguments.minutes >= 0:
-        raise InputError(f"--minutes: {arguments.minutes:g} is not at least 0")
+    if not 0 <= arguments.minutes < math.inf:
+        raise InputError(f"--minutes: {arguments.minutes:g} is not a number of minutes")
     if arguments.data:
         read_images(arguments.data)
     device = torch.device(arguments.device)

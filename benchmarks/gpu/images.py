@@ -11,6 +11,7 @@ import argparse
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ SHAPE = (3, 32, 32)
 HELD_OUT_AT_MOST = 1000
 HELD_OUT_SHARE = 8
 """One in so many images is held out."""
+
+FEWEST = 16
+"""Of which two are held out: a standard error takes as many."""
 
 
 def read_images(file: Path) -> tuple[Tensor, Tensor]:
@@ -35,38 +39,50 @@ def read_images(file: Path) -> tuple[Tensor, Tensor]:
         raise InputError(f"--data: {file} cannot be read: {error.strerror}") from error
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"--data: {file} holds no tensor saved by torch.save") from error
-    _check(file, images)
+    if fault := _fault(images):
+        raise InputError(f"--data: {file} holds {fault}")
     held_out = min(len(images) // HELD_OUT_SHARE, HELD_OUT_AT_MOST)
     return images[:-held_out], images[-held_out:]
 
 
-def _check(file: Path, images: object) -> None:
-    wanted = "uint8 [N, 3, 32, 32] with at least 16 images"
+def _fault(images: Any) -> str | None:
+    """What a file holds instead of images."""
+    wanted = f"uint8 [N, 3, 32, 32] with at least {FEWEST} images"
     if not isinstance(images, Tensor):
-        raise InputError(f"--data: {file} holds a {type(images).__name__}, not {wanted}")
-    right = images.dtype == torch.uint8 and images.shape[1:] == SHAPE
-    if not right or len(images) < 2 * HELD_OUT_SHARE:
-        dtype = str(images.dtype).removeprefix("torch.")
-        raise InputError(f"--data: {file} holds {dtype} {list(images.shape)}, not {wanted}")
+        return f"a {type(images).__name__}, not {wanted}"
+    if images.dtype != torch.uint8 or images.shape[1:] != SHAPE or len(images) < FEWEST:
+        return f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}, not {wanted}"
+    return None
 
 
 def write_images(source: str, file: Path, count: int | None = None) -> int:
     """Write training images of a data set or a folder, in an order of their own; return how many.
 
     Raises:
-        InputError: if they can't be had.
+        InputError: if they can't be had, or the file can't be written.
     """
+    images = _load(source)[:count]
+    if fault := _fault(images):
+        raise InputError(f"{source} gives {fault}")
+    try:
+        with file.open("wb") as stream:
+            torch.save(images, stream)
+    except OSError as error:
+        raise InputError(f"--output: {file} cannot be written: {error.strerror}") from error
+    return len(images)
+
+
+def _load(source: str) -> Tensor:
     from tribin.data import DATASETS, load_images
 
     if source in DATASETS:
         train = load_images(source).train
-    else:
+    elif Path(source).is_dir():
         train = load_images("folder", source, SHAPE, 256).train
+    else:
+        raise InputError(f"{source!r} is neither a folder nor one of {', '.join(DATASETS)}")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    images = train[order[:count]]
-    _check(file, images)
-    torch.save(images, file)
-    return len(images)
+    return train[order].clone()
 
 
 def main() -> int:

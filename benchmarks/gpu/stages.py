@@ -203,7 +203,7 @@ def _training(model: str, precision: str, settings: Settings, folder: Path, seco
         seconds=seconds,
         steps=TINY_STEPS if settings.tiny else None,
     )
-    print("  " + ", ".join(f"{name} {value}" for name, value in result.items()))
+    print("".join(f"  {name}: {value}\n" for name, value in result.items()), end="")
     _write(folder, {**result, "recipe": vars(recipe), **provenance(settings.device)})
 
 

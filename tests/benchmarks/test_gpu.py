@@ -122,8 +122,9 @@ def test_bad_input_is_one_line(
     cases = {
         "--only=chekc": "--only: no stage is called 'chekc'; there are environment, check,",
         "--only=training": "--only: no stage is called 'training'",
-        "--minutes=-1": "--minutes: -1 is not at least 0",
-        "--minutes=nan": "--minutes: nan is not at least 0",
+        "--minutes=-1": "--minutes: -1 is not a number of minutes",
+        "--minutes=nan": "--minutes: nan is not a number of minutes",
+        "--minutes=inf": "--minutes: inf is not a number of minutes",
         f"--data={tmp_path / 'none'}": "cannot be read: No such file or directory",
     }
     for option, error in cases.items():

@@ -73,3 +73,11 @@ def test_a_folder_of_images_becomes_a_file(tmp_path: Path) -> None:
     known = {image.numpy().tobytes() for image in images}
     assert {image.numpy().tobytes() for image in written} <= known
     assert len(written.flatten(1).unique(dim=0)) == 20
+
+
+def test_what_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'none' is neither a folder nor one of digits, cifar10"):
+        write_images("none", tmp_path / "images.pt")
+    with pytest.raises(InputError, match=r"^digits gives uint8 \[1500, 1, 8, 8\], not uint8"):
+        write_images("digits", tmp_path / "images.pt")
+    assert list(tmp_path.iterdir()) == []

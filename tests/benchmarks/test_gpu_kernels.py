@@ -22,7 +22,7 @@ def test_a_part_has_problems_of_each_of_its_ops(part: str) -> None:
 
 def test_a_tiny_model_has_one_problem_of_each_op() -> None:
     _, ops = PARTS["w1a1_forward"]
-    problems = layer_problems("flowpp", "w1a1_forward", tiny=True)
+    problems = layer_problems("resnet_vae", "w1a1_forward", tiny=True)
     assert sorted(problem.op for problem in problems) == sorted(ops)
     assert {problem.x[0] for problem in problems} == {4}
 

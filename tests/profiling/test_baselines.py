@@ -160,9 +160,6 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     one_bit_libraries._bitblas_matmul.cache_clear()
 
 
-LINEAR = ["binary_linear_w1a1", "binary_linear", "packed_linear"]
-
-
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("options", ["", ",signs", ",bits,to_bits", ",signs,residual,gate,elu"])
 @pytest.mark.parametrize("shape", ["17x80:16", "16x80:16", "17x81:16", "17x80:12"])

@@ -167,6 +167,15 @@ def test_a_wrong_sign_is_wrong_unless_an_exponential_explains_it(options: set[st
             assert (errors["signs"] <= 1) == forgiven
 
 
+def test_a_residual_is_dense_beside_a_gate_too() -> None:
+    linear, conv2d = (packed_layer(make(), {"gate"}) for make in LAYERS.values())
+    assert linear.grad_y.shape == (5, 5)
+    assert linear.grad_y.is_contiguous()
+    conv2d = conv2d.to(torch.float32, torch.float32, memory_format=torch.channels_last)
+    assert conv2d.grad_y.shape == (2, 5, 3, 6)
+    assert conv2d.grad_y.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_arguments_of_a_packed_layer() -> None:
     layer = packed_layer(Layer.conv2d(2, 37, 5, 6, 10, 3), {"gate"})
     x = row_bits(layer)

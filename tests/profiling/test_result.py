@@ -51,7 +51,7 @@ def test_a_result_of_now_says_where_it_is_from(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="--output: .*/folder cannot be written: Not a directory"):
+    with pytest.raises(InputError, match=r"--output: .*/folder cannot be written: Not a directory"):
         write_result(RESULT, tmp_path / "file" / "folder")
 
 

@@ -1,4 +1,4 @@
-"""How much memory takes the operands of one call out of every cache before the next but some."""
+"""How much memory pushes what was used before out of every cache."""
 
 from pathlib import Path
 

@@ -140,7 +140,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     for name, (old, new) in comparison.conditions.items():
         yield f"The times are not of the same {name}: {old}, now {new}."
     if comparison.ceilings:
-        rates = (f"{name} {change:+.0%}" for name, change in comparison.ceilings.items())
+        rates = (f"{name} {change:+.1%}" for name, change in comparison.ceilings.items())
         yield f"The machine's own ceilings: {', '.join(rates)}."
     for age, names in (("old", comparison.only_old), ("new", comparison.only_new)):
         yield from (f"Only in the {age}: {', '.join(name)}." for name in names)

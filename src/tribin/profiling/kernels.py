@@ -72,7 +72,7 @@ def profile_kernels(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for problem in problems:
             progress(problem.name)
-            checked.append(_checked(problem, dtype, device, names, skipped))
+            checked.append(_check(problem, dtype, device, names, skipped))
         races = [
             Race(one.problem.name, partial(_contenders, one, dtype, device)) for one in checked
         ]
@@ -111,7 +111,7 @@ class _Checked:
     errors: dict[str, float]
 
 
-def _checked(
+def _check(
     problem: Problem,
     dtype: torch.dtype,
     device: torch.device,

@@ -26,7 +26,7 @@ def packed_layer(layer: Layer, options: Collection[str]) -> Layer:
     length = layer.latent_weight[0].numel()
     gain = torch.full_like(layer.gain, SCALE * math.sqrt(length))
     outputs = len(gain) // 2 if "gate" in options else len(gain)
-    return replace(layer, gain=gain, grad_y=layer.grad_y[:, :outputs])
+    return replace(layer, gain=gain, grad_y=layer.grad_y[:, :outputs].contiguous())
 
 
 def row_bits(layer: Layer) -> Tensor:

@@ -70,11 +70,11 @@ def _table(reports: list[Report], violations: list[list[str]]) -> str:
         rows.setdefault(report.kernel, []).append(_row(report, broken))
     tables = [fitted_columns([(kernel, *COLUMNS), *of_it]) for kernel, of_it in rows.items()]
     faults = [
-        f"{report.kernel}, {report.case}, {report.target}: {'; '.join(broken)}"
+        paragraph(f"{report.kernel}, {report.case}, {report.target}: {'; '.join(broken)}")
         for report, broken in zip(reports, violations, strict=True)
         if broken
     ]
-    return "\n\n".join([*tables, *map(paragraph, faults)])
+    return "\n\n".join([*tables, *(["\n".join(faults)] if faults else [])])
 
 
 def _row(report: Report, broken: list[str]) -> tuple[str, ...]:

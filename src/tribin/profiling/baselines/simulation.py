@@ -41,11 +41,9 @@ def simulated_compiled(problem: Problem, layer: Layer) -> Candidate | None:
         return None
     candidate = _candidate(problem, layer, _compiled(problem), (_chosen_weight, _chosen_activation))
     try:
-        # A graph whose backward pass gives its buffers away can't be run again.
-        with torch._functorch.config.patch(donated_buffer=False):
-            candidate.prepare(*copy.deepcopy(candidate.operands))()
+        candidate.prepare(*copy.deepcopy(candidate.operands))()  # which compiles it
     except RuntimeError as error:
-        [reason, *_] = str(error).splitlines()
+        reason, _, _ = str(error).partition("\n")
         raise UnavailableError(f"torch.compile: {reason}") from error
     return candidate
 
@@ -79,9 +77,9 @@ def simulated_layer(
 
 
 class _Chosen(torch.autograd.Function):
-    """Signs as the compiler likes them; `tribin.ops` writes them as eager mode does.
+    """Signs for the compiler, which makes slow loops of those of `tribin.ops`.
 
-    Compiled, the latter take 50 times as long as these; in eager mode a third.
+    In eager mode those are the faster ones.
     """
 
     @staticmethod

@@ -75,5 +75,9 @@ def _ratio_rows(problems: Mapping[str, Problem], baselines: list[str]) -> Iterat
 
 
 def plots(result: Result) -> dict[str, Figure]:
-    """``roofline``: every contender below the ceilings; ``ratios``: baselines beside tribin."""
-    return {"roofline": roofline_plot(result), "ratios": ratios_plot(result)}
+    """``roofline``: every contender below the ceilings; ``ratios``: baselines beside tribin.
+
+    The first is missing if nothing has operations, the second without baselines.
+    """
+    figures = {"roofline": roofline_plot(result), "ratios": ratios_plot(result)}
+    return {name: figure for name, figure in figures.items() if figure is not None}

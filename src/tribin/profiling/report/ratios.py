@@ -15,8 +15,11 @@ BAR, GAP, MARGINS = 0.09, 0.12, 1.3
 """Inches: of a bar, between two problems, above and below them all."""
 
 
-def ratios_plot(result: Result) -> Figure:
-    """Bars for each problem, on a logarithmic axis: from 1, tribin's time, to a baseline's."""
+def ratios_plot(result: Result) -> Figure | None:
+    """Bars for each problem, on a logarithmic axis: from 1, tribin's time, to a baseline's.
+
+    A problem without baselines has none; None if no problem has.
+    """
     from matplotlib.figure import Figure  # takes its time, and only plots need it
 
     problems = {
@@ -25,6 +28,8 @@ def ratios_plot(result: Result) -> Figure:
         for shape, problem in shapes.items()
         if ratios(problem)
     }
+    if not problems:
+        return None
     inches = sum(GAP + BAR * len(of_problem) for of_problem in problems.values())
     figure = Figure(figsize=(10, MARGINS + inches), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="times as long as tribin")

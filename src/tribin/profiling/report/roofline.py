@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -18,21 +19,23 @@ CLOSE = 1.3
 """A ceiling this much below the next has its name below its line, where there is room."""
 
 
-def roofline_plot(result: Result) -> Figure:
+def roofline_plot(result: Result) -> Figure | None:
     """Operations a second over operations a byte: a colour for each contender, a marker an op.
 
-    What has no operations is left out. The lines are the ceilings on what is multiplied, as far as
-    they are known.
+    What has no operations is left out; None if that is everything. The lines are the ceilings on
+    what is multiplied, as far as they are known.
     """
     from matplotlib.figure import Figure  # takes its time, and only plots need it
 
+    plotted = [entry for entry in result.entries if entry.operations and entry.bytes]
+    if not plotted:
+        return None
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.add_subplot(
         xscale="log", yscale="log", xlabel="operations per byte", ylabel="operations/s"
     )
-    plotted = [entry for entry in result.entries if entry.operations and entry.bytes]
     _draw_points(axes, result, plotted)
-    if "copy" in result.ceilings and plotted:
+    if "copy" in result.ceilings:
         _draw_ceilings(axes, result.ceilings, plotted)
     axes.grid(alpha=0.2)
     figure.legend(loc="outside right upper", fontsize="small")
@@ -57,25 +60,24 @@ def _intensity(entry: Entry) -> float:
 
 
 def _draw_ceilings(axes: Axes, ceilings: dict[str, float], plotted: list[Entry]) -> None:
+    """With their names where there are no points: above the slope, and to the right."""
     copy = ceilings["copy"]
     used = {entry.arithmetic for entry in plotted}
-    flat = sorted((value, name) for name, value in ceilings.items() if name in used)
-    ridges = [value / copy for value, _ in flat]
+    rates = sorted((value, name) for name, value in ceilings.items() if name in used)
+    ridges = [value / copy for value, _ in rates]
     intensities = [*map(_intensity, plotted), *ridges]
-    left, right = min(intensities) / 2, 2 * max(intensities)
+    left, right = min(intensities) / 2, 6 * max(intensities)
     top = max(ridges, default=right)
     axes.plot([left, top], [copy * left, copy * top], color="black", linewidth=1)
-    _name(axes, f"copy {rate('copy', copy)}", left, copy * left, "left", below=True)
-    nexts = [value for value, _ in flat[1:]]
-    for i, (value, name) in enumerate(flat):
+    middle = math.sqrt(left * top)
+    _name(axes, f"copy {rate('copy', copy)}  ", middle, copy * middle)
+    for (value, name), (above, _) in zip(rates, [*rates[1:], (math.inf, "")], strict=True):
         axes.plot([value / copy, right], [value, value], color="black", linewidth=1)
-        below = i < len(nexts) and nexts[i] < CLOSE * value
-        _name(axes, f"{name} {rate(name, value)}", right, value, "right", below=below)
+        _name(axes, f"{name} {rate(name, value)}", right, value, below=above < CLOSE * value)
 
 
-def _name(axes: Axes, text: str, x: float, y: float, side: str, *, below: bool) -> None:
+def _name(axes: Axes, text: str, x: float, y: float, *, below: bool = False) -> None:
     axes.annotate(
-        text, (x, y), (8 if side == "left" else 0, -3 if below else 3),
-        textcoords="offset points", ha=side, va="top" if below else "bottom", fontsize="small",
-        bbox={"color": "white", "alpha": 0.8, "pad": 0.5},
+        text, (x, y), (0, -3 if below else 3), textcoords="offset points", fontsize="small",
+        ha="right", va="top" if below else "bottom",
     )  # fmt: skip
