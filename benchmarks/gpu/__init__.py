@@ -1,1 +1,1 @@
-"""Kernels on a GPU: against float64 references, and against the clock."""
+"""A campaign for a GPU: checks, measurements and short training runs, within half an hour."""

@@ -97,8 +97,11 @@ def test_the_rest_is_never_less_than_a_stage_needs(tmp_path: Path) -> None:
 def test_a_stage_that_is_cut_off_is_left_if_the_budget_was_to_blame(
     tmp_path: Path, seconds: float, state: str
 ) -> None:
-    outcomes = run([Stage("a", seconds, nothing)], tmp_path, Recorder({"a": OutOfTimeError()}))
+    recorder = Recorder({"a": OutOfTimeError()})
+    outcomes = run([Stage("a", seconds, nothing)], tmp_path, recorder)
     assert states(outcomes) == {"a": state}
+    _, limit = recorder.done["a"]
+    assert limit == pytest.approx(min(campaign.OVERRUN * seconds, 60), rel=0.02)
     again = run([Stage("a", seconds, nothing)], tmp_path, Recorder())
     assert states(again) == {"a": "done"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.gpu import training
 from benchmarks.gpu.recipes import read_recipe
 from benchmarks.gpu.training import WARM_UP_STEPS, bits_per_dim, images_per_second, train
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from tribin.errors import NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.models import ResNetVAE, ResNetVAEConfig
+from tribin.training.step import StepResult, train_step
 
 CPU = torch.device("cpu")
 
@@ -56,6 +58,20 @@ def test_a_run_repeats(recipe: SimpleNamespace, images: Any, tmp_path: Path) -> 
     first, second = (run(recipe, images, tmp_path, 12) for _ in range(2))
     assert first[:-1] == second[:-1]
     assert first[-1]["bits_per_dim"] == second[-1]["bits_per_dim"]
+
+
+def test_the_noise_of_a_step_is_its_own(
+    recipe: SimpleNamespace, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def seen(*arguments: Any) -> StepResult:
+        seeds.append(torch.initial_seed())
+        return train_step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", seen)
+    run(recipe, images, tmp_path, 5)
+    assert seeds == [recipe.seed + step for step in range(5)]
 
 
 def test_it_ends_in_time(recipe: SimpleNamespace, images: Any, tmp_path: Path) -> None:

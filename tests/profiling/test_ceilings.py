@@ -67,6 +67,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(ceilings, "clock_of", lambda device: lambda: machine.now)
     monkeypatch.setattr(ceilings, "popcount_peak", machine.popcount_peak)
     monkeypatch.setattr(ceilings, "COPY_BYTES", 2**22)
+    monkeypatch.setattr(ceilings, "MATRIX_SIZES", (512, 1024, 2048))
     monkeypatch.setattr(ceilings, "BATCHES", (1, 2))
     monkeypatch.setattr(ceilings, "PROBE_SECONDS", 0.01)
     return machine

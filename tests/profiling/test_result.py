@@ -81,6 +81,10 @@ FAULTS = {
     "an entry without timing": (
         damaged(lambda values: values["entries"][0].pop("timing")), "is damaged: 'timing'",
     ),
+    "a median that is no number": (
+        damaged(lambda values: values["entries"][0]["timing"].update(median="x")),
+        "is damaged: .*no numbers",
+    ),
     "an entry without contender": (
         damaged(lambda values: values["entries"][0].pop("contender")), "is damaged: .*contender",
     ),

@@ -22,9 +22,9 @@ def choose_route(x: Tensor, scale: Tensor, binary_input: bool) -> Route:
     """The one place that decides how a layer is computed.
 
     ``xnor``, the native kernel, and ``int8``, oneDNN's, are exact for signs; on AVX-512, 16 images
-    of 256 channels take them a tenth and two fifths of float32's time (`benchmarks.packed_layers`).
-    bfloat16 takes half of it, but rounds sums beyond 256. Everything else is ``real``: the weights
-    of one layer at a time as float32.
+    of 256 channels take them a tenth and two fifths of float32's time (`tribin profile kernels
+    --op packed_conv2d`). bfloat16 takes half of it, but rounds sums beyond 256. Everything else is
+    ``real``: the weights of one layer at a time as float32.
     """
     dtype, _ = result_format(x, scale)
     if dtype != torch.float32 or not (binary_input or x.dtype == torch.int32):

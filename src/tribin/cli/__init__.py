@@ -3,11 +3,11 @@
 Exit codes: 0 done, 2 bad input, 3 stopped by the non-finite guard.
 """
 
-import importlib
 from typing import IO, Any
 
 import click
 
+from tribin.cli.lazy_group import LazyGroup
 from tribin.errors import InputError, NonFiniteError
 
 # A command's module is imported when the command is used: ``tribin --help`` needs no torch.
@@ -22,30 +22,13 @@ COMMANDS = {
     "export": ("tribin.cli.export:export", "Write a run as one packed file."),
     "info": ("tribin.cli.info:info", "Print a model's parameters, bytes and multiply-adds."),
     "compare": ("tribin.cli.compare:compare", "Measure models side by side."),
-    "profile": ("tribin.cli.profile:profile", "Inspect and tune the kernels."),
+    "profile": ("tribin.cli.profile:profile", "Time kernels, models and training steps."),
     "recipe": ("tribin.cli.recipe:recipe", "List, show, check and compare recipes."),
 }
 
 
-class LazyGroup(click.Group):
-    """The commands of ``COMMANDS``, and the exit codes of tribin's errors."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        """Return the names of the commands, in the order of ``COMMANDS``."""
-        return list(COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import the command of that name."""
-        if name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[name][0].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+class _Main(LazyGroup):
+    """Gives tribin's errors their exit codes."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; what it raises for the user ends as one message and an exit code."""
@@ -74,7 +57,7 @@ class _NonFinite(_BadInput):
     exit_code = 3
 
 
-@click.group(name="tribin", cls=LazyGroup)
+@click.group(name="tribin", cls=_Main, lazy_commands=COMMANDS)
 @click.version_option(package_name="tribin")
 def main() -> None:
     """Train, measure and ship deep generative models with 1-bit weights."""

@@ -47,7 +47,7 @@ class _Work:
 
 
 def measure_ceilings(device: torch.device, *, quick: bool = False) -> dict[str, float]:
-    """Measure how much a device does a second at best, in about three seconds.
+    """Measure how much a device does a second at best, in about four seconds.
 
     A rate is the best of several sizes, calls and rounds. float32 is float32, not tf32.
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -148,7 +149,7 @@ def read_result(path: Path) -> Result:
         )
     try:
         return _from_json(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
 
 
@@ -157,7 +158,14 @@ def _from_json(values: dict[str, Any]) -> Result:
         raise ValueError(f"it has the fields {', '.join(values)}")
     if values["kind"] not in get_args(Kind):
         raise ValueError(f"its kind is {values['kind']!r}")
-    entries = [
-        Entry(**{**entry, "timing": Timing(**entry["timing"])}) for entry in values["entries"]
-    ]
-    return Result(**{**values, "entries": entries})
+    if not all(isinstance(value, Real) for value in values["ceilings"].values()):
+        raise ValueError("a ceiling is no number")
+    return Result(**{**values, "entries": [_entry(entry) for entry in values["entries"]]})
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    entry = Entry(**{**values, "timing": Timing(**values["timing"])})
+    numbers = (*asdict(entry.timing).values(), entry.operations, entry.bytes)
+    if not all(isinstance(value, Real) for value in numbers) or entry.timing.median <= 0:
+        raise ValueError(f"{entry.problem!r}, {entry.contender!r} has no numbers")
+    return entry

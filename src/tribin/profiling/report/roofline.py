@@ -71,9 +71,10 @@ def _draw_ceilings(axes: Axes, ceilings: dict[str, float], plotted: list[Entry])
     axes.plot([left, top], [copy * left, copy * top], color="black", linewidth=1)
     middle = math.sqrt(left * top)
     _name(axes, f"copy {rate('copy', copy)}  ", middle, copy * middle)
-    for (value, name), (above, _) in zip(rates, [*rates[1:], (math.inf, "")], strict=True):
+    for value, name in rates:
+        crowded = any(value < other < CLOSE * value for other, _ in rates)
         axes.plot([value / copy, right], [value, value], color="black", linewidth=1)
-        _name(axes, f"{name} {rate(name, value)}", right, value, below=above < CLOSE * value)
+        _name(axes, f"{name} {rate(name, value)}", right, value, below=crowded)
 
 
 def _name(axes: Axes, text: str, x: float, y: float, *, below: bool = False) -> None:
