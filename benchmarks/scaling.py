@@ -1,8 +1,6 @@
 """How the time of kernels and models grows with width, batch and image size.
 
-    python -m benchmarks.scaling [--tiny] [-o FOLDER]
-
-It takes about four minutes on two cores of a CPU.
+python -m benchmarks.scaling [--tiny] [-o FOLDER]
 """
 
 import argparse
