@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.results_folder import results_folder
-from tribin.profiling.arms import arms_of, initialize_on_noise
 from tribin.profiling.ceilings import measure_ceilings
-from tribin.profiling.memory import peak_memory_of_arms
-from tribin.profiling.model import profile_model
+from tribin.profiling.model.arms import arms_of, initialize_on_noise
+from tribin.profiling.model.memory import peak_memory_of_arms
+from tribin.profiling.model.profile import profile_model
 from tribin.profiling.report import table, write_report
 from tribin.recipe import load_recipe
 from tribin.training.run_folder import build_model, default_device

@@ -17,7 +17,7 @@ from tribin.errors import InputError
 from tribin.models import FlowPP, FlowPPConfig, GenerativeModel, ResNetVAE, ResNetVAEConfig
 from tribin.nn import Precision
 from tribin.profiling.ceilings import measure_ceilings
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.problem import Problem
 from tribin.profiling.report import table, write_report
 from tribin.profiling.result import Result
 from tribin.profiling.scaling import Sizes, Sweep, profile_scaling

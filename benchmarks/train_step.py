@@ -16,7 +16,7 @@ from benchmarks.results_folder import results_folder
 from tribin.nn import initialize_from_data
 from tribin.profiling.ceilings import measure_ceilings
 from tribin.profiling.report import table, write_report
-from tribin.profiling.step import StepArm, profile_step
+from tribin.profiling.step.profile import StepArm, profile_step
 from tribin.recipe import load_recipe
 from tribin.seeding import seed_noise
 from tribin.training.run_folder import build_model, default_device

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tribin.profiling.operands import Layer
+from tribin.profiling.kernels.operands import Layer
 
 REAL_LAYERS: dict[str, Callable[[], Layer]] = {
     "ResNet VAE 256→256 3×3, 128×16×16": lambda: Layer.conv2d(128, 256, 16, 16, 256, 3),

@@ -11,7 +11,7 @@ from torch.library import opcheck
 
 from benchmarks.gpu.bench import Bench
 from tribin import ops
-from tribin.profiling.operands import UNIT, Layer, errors_over_bounds
+from tribin.profiling.kernels.operands import UNIT, Layer, errors_over_bounds
 from tribin_kernels import reference, self_check
 
 Check = Callable[[Bench], Iterator[str]]

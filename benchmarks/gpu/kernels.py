@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.recipes import build_model, read_recipe
-from tribin.profiling.problem import Problem
-from tribin.profiling.problems import problems_of
+from tribin.profiling.kernels.problem import Problem
+from tribin.profiling.kernels.problems import problems_of
 from tribin.profiling.result import Result
 
 PARTS: dict[str, tuple[str, tuple[str, ...]]] = {

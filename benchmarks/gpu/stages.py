@@ -18,15 +18,15 @@ from benchmarks.gpu.kernels import PARTS, layer_problems, linear_problems, profi
 from benchmarks.gpu.recipes import MODEL_NAMES, PRECISIONS, build_model, read_recipe
 from benchmarks.gpu.training import train
 from tribin.atomic_file import write_atomically
-from tribin.profiling.arms import arms_of, initialize_on_noise
 from tribin.profiling.ceilings import measure_ceilings
-from tribin.profiling.kernels import profile_kernels
-from tribin.profiling.memory import peak_memory_of_arms
-from tribin.profiling.model import profile_model
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.problem import Problem
+from tribin.profiling.kernels.profile import profile_kernels
+from tribin.profiling.model.arms import arms_of, initialize_on_noise
+from tribin.profiling.model.memory import peak_memory_of_arms
+from tribin.profiling.model.profile import profile_model
 from tribin.profiling.report import table, write_report
 from tribin.profiling.result import FILE_NAME, Result
-from tribin.profiling.step import StepArm, profile_step
+from tribin.profiling.step.profile import StepArm, profile_step
 from tribin.profiling.timing import ROUNDS
 from tribin.provenance import provenance
 

@@ -7,7 +7,7 @@ import torch
 from benchmarks.gpu.bench import RAGGED_LAYERS, ragged_layer
 from benchmarks.gpu.kernels import PARTS, layer_problems, linear_problems, profile_what_works
 
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.problem import Problem
 from tribin.profiling.result import Entry, Result
 from tribin.profiling.timing import Timing
 

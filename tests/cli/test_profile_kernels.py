@@ -10,11 +10,11 @@ from click.testing import Result
 from tests.runs import TINY, tribin
 
 from tribin.cli.profile import kernels as command
-from tribin.profiling import kernels
-from tribin.profiling.baselines import BASELINES
-from tribin.profiling.candidate import Candidate
-from tribin.profiling.operands import Layer
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels import profile as kernels
+from tribin.profiling.kernels.baselines import BASELINES
+from tribin.profiling.kernels.candidate import Candidate
+from tribin.profiling.kernels.operands import Layer
+from tribin.profiling.kernels.problem import Problem
 from tribin.profiling.result import Result as ProfileResult
 from tribin.recipe import Recipe
 

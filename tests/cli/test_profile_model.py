@@ -14,7 +14,7 @@ from tests.runs import FLOWPP, TINY, tiny_recipe, tribin
 from tribin import save
 from tribin.cli.profile import model as command
 from tribin.nn import pack
-from tribin.profiling import model as profiling
+from tribin.profiling.model import profile as profiling
 from tribin.profiling.result import read_result
 from tribin.profiling.timing import run_races
 from tribin.profiling.wrong_result import WrongResultError

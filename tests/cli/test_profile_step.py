@@ -15,7 +15,7 @@ STEP = ("profile", "step", TINY, "--rounds", "2", "--device", "cpu")
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ceilings = {"copy": 1e10, "float32": 1e11, "bit": 1e12}
     monkeypatch.setattr("tribin.cli.profile.step.measure_ceilings", lambda device: ceilings)
-    monkeypatch.setattr("tribin.profiling.step.SECONDS", 0)
+    monkeypatch.setattr("tribin.profiling.step.profile.SECONDS", 0)
     monkeypatch.chdir(tmp_path)
 
 

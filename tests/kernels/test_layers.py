@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tribin.profiling.operands import UNIT, Layer, errors_over_bounds
+from tribin.profiling.kernels.operands import UNIT, Layer, errors_over_bounds
 from tribin_kernels import binary_conv2d, binary_linear, bit_product, real_product, reference
 from tribin_kernels.launch_table import TUNABLE
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tribin.profiling.baselines import BASELINES, integer, one_bit_libraries, simulation
-from tribin.profiling.candidate import Candidate, UnavailableError
-from tribin.profiling.operands import UNIT
-from tribin.profiling.problem import OPS, Problem
-from tribin.profiling.work import expected, layer_of, tribin
+from tribin.profiling.kernels.baselines import BASELINES, integer, one_bit_libraries, simulation
+from tribin.profiling.kernels.candidate import Candidate, UnavailableError
+from tribin.profiling.kernels.operands import UNIT
+from tribin.profiling.kernels.problem import OPS, Problem
+from tribin.profiling.kernels.work import expected, layer_of, tribin
 from tribin_kernels.cpu import int8
 
 CPU = torch.device("cpu")

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from tribin.profiling import kernels
-from tribin.profiling.baselines import BASELINES
-from tribin.profiling.candidate import Candidate, UnavailableError
-from tribin.profiling.kernels import WrongResultError, profile_kernels
-from tribin.profiling.operands import Layer
-from tribin.profiling.problem import OPS, Problem
+from tribin.profiling.kernels import profile as kernels
+from tribin.profiling.kernels.baselines import BASELINES
+from tribin.profiling.kernels.candidate import Candidate, UnavailableError
+from tribin.profiling.kernels.operands import Layer
+from tribin.profiling.kernels.problem import OPS, Problem
+from tribin.profiling.kernels.profile import WrongResultError, profile_kernels
+from tribin.profiling.kernels.work import layer_of, tribin
 from tribin.profiling.result import Entry, Result, read_result, write_result
 from tribin.profiling.timing import Contender, Race, Timing, run_races
-from tribin.profiling.work import layer_of, tribin
 
 CPU = torch.device("cpu")
 TIMING = Timing(1.0, 1.0, 1.0, 0.0, 2)

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tribin.cost import evaluation_multiply_adds, sampling_multiply_adds
 from tribin.models import GenerativeModel
 from tribin.nn import PackedConv2d, WeightNormConv2d
-from tribin.profiling import model as profiling
-from tribin.profiling.arms import arms_of, initialize_on_noise, random_images
-from tribin.profiling.model import profile_model
+from tribin.profiling.model import profile as profiling
+from tribin.profiling.model.arms import arms_of, initialize_on_noise, random_images
+from tribin.profiling.model.profile import profile_model
 from tribin.profiling.report import table
 from tribin.profiling.result import Result, read_result, write_result
 from tribin.profiling.timing import run_races
@@ -163,7 +163,7 @@ ALONE = """
 import sys
 sys.modules.update(dict.fromkeys(
     ["PIL", "click", "matplotlib", "numpy", "pydantic", "safetensors", "tqdm", "yaml"]))
-import tribin.profiling.memory, tribin.profiling.model, tribin.profiling.report.model
+import tribin.profiling.model.memory, tribin.profiling.model.profile, tribin.profiling.report.model
 """
 
 

@@ -18,7 +18,7 @@ from tribin.nn import (
     WeightNormLinear,
     pack,
 )
-from tribin.profiling.arms import arms_of, initialize_on_noise, random_images
+from tribin.profiling.model.arms import arms_of, initialize_on_noise, random_images
 
 FLOATS = ["float32", "float32, norms folded"]
 BINARY = ["vae W1A32 elu", "vae W1A1", "flow W1A32", "flow W1A1"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tribin.cost import OperationCost
-from tribin.profiling.layer_times import RUNS, layer_records, layer_seconds
+from tribin.profiling.model.layer_times import RUNS, layer_records, layer_seconds
 
 
 class Clock:

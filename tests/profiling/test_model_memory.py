@@ -10,7 +10,7 @@ from tests.nn.packable_models import CONFIGS, build, make_images, tensors
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel, ResNetVAE, ResNetVAEConfig
 from tribin.nn import Precision, pack
-from tribin.profiling.memory import Blueprint, peak_memory_of_arms
+from tribin.profiling.model.memory import Blueprint, peak_memory_of_arms
 
 SPAWN = multiprocessing.get_context("spawn")
 

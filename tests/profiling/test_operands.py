@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tribin.profiling import caches
-from tribin.profiling.caches import cold_bytes
-from tribin.profiling.operands import UNIT, Expected, Layer, errors_over_bounds
-from tribin.profiling.packed_operands import (
+from tribin.profiling.kernels import caches
+from tribin.profiling.kernels.caches import cold_bytes
+from tribin.profiling.kernels.operands import UNIT, Expected, Layer, errors_over_bounds
+from tribin.profiling.kernels.packed_operands import (
     SCALE,
     expected_packed,
     packed_arguments,

@@ -10,8 +10,8 @@ from torch import Tensor
 from tribin.errors import InputError
 from tribin.models import GenerativeModel, Objective
 from tribin.nn import BinaryLinear
-from tribin.profiling.problem import OPS, OPTIONS
-from tribin.profiling.problems import Problem, in_order, problems_of
+from tribin.profiling.kernels.problem import OPS, OPTIONS, Problem
+from tribin.profiling.kernels.problems import in_order, problems_of
 from tribin.recipe import load_recipe
 from tribin.training.run_folder import build_model
 

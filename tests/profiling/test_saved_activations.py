@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tribin.nn import BinaryConv2d, WeightNormConv2d
-from tribin.profiling.saved_activations import SavedActivations, saved_activations
+from tribin.profiling.step.saved_activations import SavedActivations, saved_activations
 
 N, C, OUT, H, W = 2, 64, 5, 6, 7
 ACTIVATIONS = N * C * H * W

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import scaling as suite
-from tribin.profiling import kernels, scaling
+from tribin.profiling import scaling
+from tribin.profiling.kernels import profile as kernels
 from tribin.profiling.report import plots, table
 from tribin.profiling.result import Entry, Result
 from tribin.profiling.scaling import Sizes, Sweep, power_law, profile_scaling

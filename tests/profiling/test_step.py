@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tribin.errors import NonFiniteError
 from tribin.models import GenerativeModel
-from tribin.profiling import step as step_module
 from tribin.profiling.report import plots, table
 from tribin.profiling.result import Result, read_result, write_result
-from tribin.profiling.step import StepArm, profile_step
-from tribin.profiling.training_steps import TrainingSteps
+from tribin.profiling.step import profile as step_module
+from tribin.profiling.step.profile import StepArm, profile_step
+from tribin.profiling.step.training_steps import TrainingSteps
 from tribin.training.phases import PHASES
 from tribin.training.run_folder import build_model
 from tribin.training.step import backward

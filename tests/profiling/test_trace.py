@@ -9,8 +9,8 @@ import torch
 from tests.runs import tiny_recipe
 
 from tribin.errors import InputError
-from tribin.profiling.trace import write_trace
-from tribin.profiling.training_steps import TrainingSteps
+from tribin.profiling.step.trace import write_trace
+from tribin.profiling.step.training_steps import TrainingSteps
 from tribin.training.run_folder import build_model
 
 

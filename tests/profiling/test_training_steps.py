@@ -9,7 +9,7 @@ import torch
 from tests.runs import tiny_recipe
 
 from tribin.errors import NonFiniteError
-from tribin.profiling.training_steps import TrainingSteps, seconds_by_phase
+from tribin.profiling.step.training_steps import TrainingSteps, seconds_by_phase
 from tribin.training.optimizer import build_optimizer, learning_rate
 from tribin.training.phases import PHASES, phase
 from tribin.training.run_folder import build_model

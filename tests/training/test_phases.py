@@ -122,8 +122,8 @@ for name in {blocked!r}.split():
 from types import SimpleNamespace
 import torch
 from tribin.models import ResNetVAE, ResNetVAEConfig
-from tribin.profiling.step import StepArm, profile_step
-import tribin.profiling.report.step, tribin.profiling.trace
+from tribin.profiling.step.profile import StepArm, profile_step
+import tribin.profiling.report.step, tribin.profiling.step.trace
 recipe = SimpleNamespace(
     optimizer=SimpleNamespace(
         learning_rate=2e-3, betas=(0.9, 0.999), epsilon=1e-8, schedule="exponential",

@@ -1,7 +1,7 @@
 """What a profile leaves: one JSON file with everything it saw and where."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Real
@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from tribin.atomic_file import write_atomically
+from tribin.cost import OperationCost
 from tribin.errors import InputError
 from tribin.profiling.clocks import clocks
 from tribin.profiling.timing import Timing
@@ -42,6 +43,27 @@ class Entry:
     bytes: int = 0
     arithmetic: str | None = None
     images: int | None = None
+
+    @classmethod
+    def of_costs(
+        cls,
+        problem: str,
+        contender: str,
+        timing: Timing,
+        costs: Sequence[OperationCost],
+        images: int,
+    ) -> "Entry":
+        """A contender that runs several operations; 0 of them where they are not known."""
+        arithmetic = {cost.arithmetic for cost in costs if cost.arithmetic}
+        return cls(
+            problem,
+            contender,
+            timing,
+            operations=2 * sum(cost.multiply_adds for cost in costs),
+            bytes=sum(cost.bytes for cost in costs),
+            arithmetic=arithmetic.pop() if len(arithmetic) == 1 else None,  # else no one ceiling
+            images=images,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 
 from tribin.cost import evaluation, operation_costs
 from tribin.models import GenerativeModel
-from tribin.profiling.agreement import check_twins
-from tribin.profiling.arms import FLOAT, PACKED, arms_of, initialize_on_noise, random_images
-from tribin.profiling.kernels import profile_kernels
+from tribin.profiling.kernels.problem import Problem
+from tribin.profiling.kernels.profile import profile_kernels
+from tribin.profiling.model.agreement import check_twins
+from tribin.profiling.model.arms import FLOAT, PACKED, arms_of, initialize_on_noise, random_images
 from tribin.profiling.prediction import predicted_seconds
-from tribin.profiling.problem import Problem
 from tribin.profiling.result import Entry, Result
 from tribin.profiling.timing import ROUNDS, Contender, Race, Timing, run_races
 
@@ -242,14 +242,7 @@ def _measured(
     problem: str, arm: str, model: GenerativeModel, sizes: Sizes, timing: Timing, setup: _Setup
 ) -> _Measured:
     costs = operation_costs(model, evaluation(sizes.batch)) or []
-    entry = Entry(
-        problem,
-        arm,
-        timing,
-        operations=2 * sum(cost.multiply_adds for cost in costs),
-        bytes=sum(cost.bytes for cost in costs),
-        images=sizes.batch,
-    )
+    entry = Entry.of_costs(problem, arm, timing, costs, sizes.batch)
     return _Measured(entry, predicted_seconds(costs, setup.ceilings))
 
 

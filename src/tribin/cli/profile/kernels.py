@@ -19,10 +19,11 @@ from tribin.cli.profile.options import (
     selection_option,
 )
 from tribin.errors import InputError
-from tribin.profiling.baselines import BASELINES
 from tribin.profiling.ceilings import measure_ceilings
-from tribin.profiling.kernels import WrongResultError, profile_kernels
-from tribin.profiling.problems import OPS, Problem, in_order, problems_of
+from tribin.profiling.kernels.baselines import BASELINES
+from tribin.profiling.kernels.problem import OPS, Problem
+from tribin.profiling.kernels.problems import in_order, problems_of
+from tribin.profiling.kernels.profile import WrongResultError, profile_kernels
 from tribin.profiling.result import Result
 from tribin.recipe import load_recipe
 from tribin.training.run_folder import build_model

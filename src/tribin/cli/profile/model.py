@@ -13,10 +13,10 @@ from tribin.cli.profile.options import device_option, json_option, output_option
 from tribin.cli.source import is_packed, refuse_overrides
 from tribin.models import GenerativeModel
 from tribin.packed import load
-from tribin.profiling.arms import arms_of, initialize_on_noise
 from tribin.profiling.ceilings import measure_ceilings
-from tribin.profiling.memory import peak_memory_of_arms
-from tribin.profiling.model import profile_model
+from tribin.profiling.model.arms import arms_of, initialize_on_noise
+from tribin.profiling.model.memory import peak_memory_of_arms
+from tribin.profiling.model.profile import profile_model
 from tribin.profiling.result import Result
 from tribin.profiling.wrong_result import WrongResultError
 from tribin.recipe import load_recipe

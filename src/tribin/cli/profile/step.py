@@ -8,9 +8,9 @@ import torch
 from tribin.cli.profile.finish import finish
 from tribin.cli.profile.options import device_option, json_option, output_option, rounds_option
 from tribin.profiling.ceilings import measure_ceilings
-from tribin.profiling.step import StepArm, profile_step
-from tribin.profiling.trace import write_trace
-from tribin.profiling.training_steps import TrainingSteps
+from tribin.profiling.step.profile import StepArm, profile_step
+from tribin.profiling.step.trace import write_trace
+from tribin.profiling.step.training_steps import TrainingSteps
 from tribin.recipe import Recipe, load_recipe
 from tribin.seeding import seed_noise
 from tribin.training.run_folder import build_model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tribin.profiling.report.text import amount, columns, duration
 from tribin.profiling.result import Entry, Result
-from tribin.profiling.step import STEP
+from tribin.profiling.step.profile import STEP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tribin.profiling.candidate import (
+from tribin.profiling.kernels.candidate import (
     Candidate,
     UnavailableError,
     direct,
@@ -11,9 +11,9 @@ from tribin.profiling.candidate import (
     on_gpu,
     per_output,
 )
-from tribin.profiling.operands import UNIT, Layer
-from tribin.profiling.packed_operands import SCALE, residual
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.operands import UNIT, Layer
+from tribin.profiling.kernels.packed_operands import SCALE, residual
+from tribin.profiling.kernels.problem import Problem
 from tribin_kernels import reference
 from tribin_kernels.cpu import int8
 

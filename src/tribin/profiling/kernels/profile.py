@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from tribin.cost import CostMode, OperationCost
-from tribin.profiling.baselines import BASELINES
-from tribin.profiling.caches import cold_bytes
-from tribin.profiling.candidate import Candidate, Run, UnavailableError
-from tribin.profiling.operands import Expected, Layer
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.baselines import BASELINES
+from tribin.profiling.kernels.caches import cold_bytes
+from tribin.profiling.kernels.candidate import Candidate, Run, UnavailableError
+from tribin.profiling.kernels.operands import Expected, Layer
+from tribin.profiling.kernels.problem import Problem
+from tribin.profiling.kernels.work import expected, layer_of, tribin
 from tribin.profiling.result import Entry, Result
 from tribin.profiling.timing import ROUNDS, Contender, Race, run_races
-from tribin.profiling.work import expected, layer_of, tribin
 from tribin.profiling.wrong_result import WrongResultError
 from tribin.running_module import RunningModule
 

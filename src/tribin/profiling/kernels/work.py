@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils._pytree import tree_leaves
 
-from tribin.profiling.candidate import Candidate, direct
-from tribin.profiling.operands import RESULTS, UNIT, Expected, Layer
-from tribin.profiling.packed_operands import (
+from tribin.profiling.kernels.candidate import Candidate, direct
+from tribin.profiling.kernels.operands import RESULTS, UNIT, Expected, Layer
+from tribin.profiling.kernels.packed_operands import (
     expected_packed,
     packed_arguments,
     packed_layer,
     row_bits,
 )
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.problem import Problem
 from tribin_kernels import reference
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from tribin.profiling.operands import Layer
+from tribin.profiling.kernels.operands import Layer
 
 Run = Callable[[], Any]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tribin import ops
-from tribin.profiling.candidate import (
+from tribin.profiling.kernels.candidate import (
     Candidate,
     Run,
     UnavailableError,
@@ -19,9 +19,9 @@ from tribin.profiling.candidate import (
     per_output,
     product,
 )
-from tribin.profiling.operands import RESULTS, UNIT, Layer
-from tribin.profiling.packed_operands import residual
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.operands import RESULTS, UNIT, Layer
+from tribin.profiling.kernels.packed_operands import residual
+from tribin.profiling.kernels.problem import Problem
 from tribin_kernels import reference
 
 Signs = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]

@@ -17,9 +17,9 @@ from tribin.models import GenerativeModel
 from tribin.profiling.device_clock import clock_of
 from tribin.profiling.prediction import predicted_seconds
 from tribin.profiling.result import Entry, Result
-from tribin.profiling.saved_activations import saved_activations
+from tribin.profiling.step.saved_activations import saved_activations
+from tribin.profiling.step.training_steps import TrainingSteps, seconds_by_phase
 from tribin.profiling.timing import ROUNDS, SECONDS, timing
-from tribin.profiling.training_steps import TrainingSteps, seconds_by_phase
 from tribin.training.step import backward, forward
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def profile_step(
     - ``"predicted"``: what forward and backward pass take by the cost model and the ceilings,
       seconds, see `tribin.profiling.prediction`; None where that is not known;
     - ``"saved"``: what the forward pass of a micro-batch keeps for the backward pass, layer by
-      layer, the fields of `tribin.profiling.saved_activations.SavedActivations`;
+      layer, the fields of `tribin.profiling.step.saved_activations.SavedActivations`;
     - ``"peak_memory"``: on a GPU, bytes that a step takes at most beside what the arm holds between
       steps, weights and optimizer state.
 

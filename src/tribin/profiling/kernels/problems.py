@@ -12,9 +12,7 @@ from tribin.cost import evaluation, operation_costs
 from tribin.errors import InputError
 from tribin.models import GenerativeModel
 from tribin.nn import pack
-from tribin.profiling.problem import OPS, Problem, pair
-
-__all__ = ["OPS", "Problem", "in_order", "problems_of"]
+from tribin.profiling.kernels.problem import OPS, Problem, pair
 
 
 def problems_of(model: GenerativeModel, batch_size: int) -> list[Problem]:

@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tribin.errors import InputError
-from tribin.profiling.training_steps import TrainingSteps
+from tribin.profiling.step.training_steps import TrainingSteps
 
 STEPS = 2
 OPERATIONS = 40

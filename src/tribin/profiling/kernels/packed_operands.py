@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tribin.profiling.operands import Expected, Layer
+from tribin.profiling.kernels.operands import Expected, Layer
 from tribin_kernels import reference
 
 SCALE = 1 / 64

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 
-from tribin.profiling.baselines.integer import int_mm, onednn_int8
-from tribin.profiling.baselines.library import copy, library_layer
-from tribin.profiling.baselines.one_bit_libraries import bitblas, gemlite
-from tribin.profiling.baselines.simulation import simulated, simulated_compiled
-from tribin.profiling.candidate import Candidate
-from tribin.profiling.operands import Layer
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.baselines.integer import int_mm, onednn_int8
+from tribin.profiling.kernels.baselines.library import copy, library_layer
+from tribin.profiling.kernels.baselines.one_bit_libraries import bitblas, gemlite
+from tribin.profiling.kernels.baselines.simulation import simulated, simulated_compiled
+from tribin.profiling.kernels.candidate import Candidate
+from tribin.profiling.kernels.operands import Layer
+from tribin.profiling.kernels.problem import Problem
 
 Baseline = Callable[[Problem, Layer], Candidate | None]
 """Of the problem's layer on the device; None where it doesn't apply.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from tribin.models import GenerativeModel
-from tribin.profiling.arms import FLOAT, FOLDED, PACKED, TRAINED, random_images
+from tribin.profiling.model.arms import FLOAT, FOLDED, PACKED, TRAINED, random_images
 from tribin.profiling.wrong_result import WrongResultError
 
 TWINS = {FOLDED: FLOAT, PACKED: TRAINED}

@@ -12,7 +12,7 @@ from tribin.models import GenerativeModel
 from tribin.models.generative import ModelClass
 from tribin.nn import packed_when_registered
 from tribin.peak_memory import peak_memory
-from tribin.profiling.arms import is_packed, random_images
+from tribin.profiling.model.arms import is_packed, random_images
 
 IMPORTS = "imports"
 

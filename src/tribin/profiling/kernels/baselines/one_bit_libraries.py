@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tribin.profiling.candidate import Candidate, UnavailableError, direct, epilogue, on_gpu
-from tribin.profiling.operands import UNIT, Layer
-from tribin.profiling.packed_operands import residual
-from tribin.profiling.problem import Problem
+from tribin.profiling.kernels.candidate import Candidate, UnavailableError, direct, epilogue, on_gpu
+from tribin.profiling.kernels.operands import UNIT, Layer
+from tribin.profiling.kernels.packed_operands import residual
+from tribin.profiling.kernels.problem import Problem
 
 
 def gemlite(problem: Problem, layer: Layer) -> Candidate | None:

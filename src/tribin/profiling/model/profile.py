@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tribin.cost import OperationCost, evaluation, operation_costs, sampling
+from tribin.cost import evaluation, operation_costs, sampling
 from tribin.models import GenerativeModel
-from tribin.profiling.agreement import check_twins
-from tribin.profiling.arms import arms_of, random_images
 from tribin.profiling.device_clock import clock_of
-from tribin.profiling.layer_times import layer_records, layer_seconds
+from tribin.profiling.model.agreement import check_twins
+from tribin.profiling.model.arms import arms_of, random_images
+from tribin.profiling.model.layer_times import layer_records, layer_seconds
 from tribin.profiling.prediction import predicted_seconds
 from tribin.profiling.result import Entry, Result
-from tribin.profiling.timing import ROUNDS, Contender, Race, Timing, run_races
+from tribin.profiling.timing import ROUNDS, Contender, Race, run_races
 
 __all__ = ["arms_of", "profile_model"]
 
@@ -67,7 +67,8 @@ def profile_model(
         ceilings: of `Result`.
         rounds: how often each arm has its turn, at least 2.
         settings: of `Result`; batch sizes and rounds join them.
-        memory: bytes, of `tribin.profiling.memory.peak_memory_of_arms` at the first batch size.
+        memory: bytes, of `tribin.profiling.model.memory.peak_memory_of_arms` at the first batch
+            size.
         progress: called with a problem's name before each of its rounds.
 
     Raises:
@@ -107,7 +108,13 @@ def profile_model(
         {**(settings or {}), "batch_sizes": batch_sizes, "rounds": rounds},
         ceilings,
         [
-            _entry(problem, arm, timings[problem.name, arm], costs[problem.name][arm])
+            Entry.of_costs(
+                problem.name,
+                arm,
+                timings[problem.name, arm],
+                costs[problem.name][arm] or (),
+                problem.images,
+            )
             for problem in problems
             for arm in arms
         ],
@@ -133,17 +140,3 @@ def _samples(batch_size: int, model: GenerativeModel) -> list[Callable[[], Tenso
 
 def _contenders(arms: Mapping[str, GenerativeModel], problem: Problem) -> list[Contender]:
     return [Contender(arm, problem.runs(model), captured=False) for arm, model in arms.items()]
-
-
-def _entry(problem: Problem, arm: str, timing: Timing, costs: list[OperationCost] | None) -> Entry:
-    costs = costs or []
-    arithmetic = {cost.arithmetic for cost in costs if cost.arithmetic}
-    return Entry(
-        problem.name,
-        arm,
-        timing,
-        operations=2 * sum(cost.multiply_adds for cost in costs),
-        bytes=sum(cost.bytes for cost in costs),
-        arithmetic=arithmetic.pop() if len(arithmetic) == 1 else None,  # else no one ceiling
-        images=problem.images,
-    )

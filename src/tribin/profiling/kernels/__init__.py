@@ -1,0 +1,1 @@
+"""Kernels, timed beside their baselines."""

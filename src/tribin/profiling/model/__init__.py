@@ -1,0 +1,1 @@
+"""Evaluation and sampling, timed: trained, packed and in float32."""
