@@ -19,7 +19,7 @@ from tribin.profiling.prediction import predicted_seconds
 from tribin.profiling.result import Entry, Result
 from tribin.profiling.step.saved_activations import saved_activations
 from tribin.profiling.step.training_steps import TrainingSteps, seconds_by_phase
-from tribin.profiling.timing import ROUNDS, SECONDS, timing
+from tribin.profiling.timing import ROUNDS, timing
 from tribin.training.step import backward, forward
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 STEP = "step"
 """The problem that is a whole step; the others are its phases and what is in none of them."""
+
+SECONDS = 1.0
+"""How long a turn lasts at least: long enough for a lone recipe, between whose turns nothing else
+runs, to see the machine's speed drift."""
 
 Turn = dict[str, list[float]]
 """The seconds of each problem's samples."""
