@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """A loss, gradient or likelihood became NaN or infinite; the command line exits with 3."""
+
+
+class StoppedError(Exception):
+    """A signal stopped a run, which can be resumed; the command line exits with 75."""

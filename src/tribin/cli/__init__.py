@@ -1,6 +1,6 @@
 """The command line: ``tribin COMMAND``, one module a command.
 
-Exit codes: 0 done, 2 bad input, 3 stopped by the non-finite guard.
+Exit codes: 0 done, 2 bad input, 3 stopped by the non-finite guard, 75 stopped by a signal.
 """
 
 from typing import IO, Any
@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 
 from tribin.cli.lazy_group import LazyGroup
-from tribin.errors import InputError, NonFiniteError
+from tribin.errors import InputError, NonFiniteError, StoppedError
 
 # A command's module is imported when the command is used: ``tribin --help`` needs no torch.
 COMMANDS = {
@@ -38,6 +38,8 @@ class _Main(LazyGroup):
             raise _BadInput(str(error)) from error
         except NonFiniteError as error:
             raise _NonFinite(str(error)) from error
+        except StoppedError as error:
+            raise _Stopped(str(error)) from error
         except ValueError as error:
             from tribin_kernels.launch_table import LaunchTableError  # it imports torch
 
@@ -55,6 +57,10 @@ class _BadInput(click.ClickException):
 
 class _NonFinite(_BadInput):
     exit_code = 3
+
+
+class _Stopped(_BadInput):
+    exit_code = 75
 
 
 @click.group(name="tribin", cls=_Main, lazy_commands=COMMANDS)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, batch_indices
-from tribin.errors import InputError, NonFiniteError
+from tribin.errors import InputError, NonFiniteError, StoppedError
 from tribin.evaluation import evaluate
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
@@ -31,6 +31,7 @@ from tribin.training.optimizer import (
 from tribin.training.phases import phase
 from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.training.step import SignFlips, StepResult, train_step
+from tribin.training.stop_signal import StopSignal
 
 RECONSTRUCTED_IMAGES = 32
 
@@ -41,11 +42,11 @@ def train(recipe: Recipe, run_dir: Path, *, debug_non_finite: bool = False) -> d
     Raises:
         InputError: if data, model and recipe don't fit or the folder exists; nothing is written.
         NonFiniteError: if the guard stops the run.
+        StoppedError: if a signal stops it; it can be resumed.
     """
     check_new(run_dir)
     trainer = Trainer(recipe, load_data(recipe), debug_non_finite=debug_non_finite)
     run = RunFolder.create(run_dir, recipe, trainer.device)
-    trainer.initialize()
     return _run(trainer, run)
 
 
@@ -58,13 +59,13 @@ def resume(run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
         InputError: if the folder holds no run or only damaged checkpoints, or if its recipe was
             changed.
         NonFiniteError: if the guard stops the run.
+        StoppedError: if a signal stops it; it can be resumed.
     """
     run = RunFolder.open(run_dir)
     checkpoint = run.checkpoints.newest_intact(print_line)
     trainer = Trainer(run.recipe, load_data(run.recipe), debug_non_finite=debug_non_finite)
     if checkpoint is None:
         print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
-        trainer.initialize()
         return _run(trainer, run, resume=True)
     _check_same_training(run.recipe, checkpoint)
     trainer.restore(checkpoint)
@@ -86,7 +87,7 @@ def _run(
     trainer: "Trainer", run: RunFolder, *, resume: bool = False, wandb_run_id: str | None = None
 ) -> dict[str, Any]:
     recipe = run.recipe
-    with Tracker(
+    tracker = Tracker(
         run.path,
         recipe.model_dump(mode="json"),
         total_images=recipe.training.images,
@@ -96,8 +97,14 @@ def _run(
         wandb_entity=recipe.tracking.entity,
         wandb_run_id=wandb_run_id,
         resume=resume,
-    ) as tracker:
-        return trainer.run(run, tracker)
+    )
+    with trainer.stop_signal.listening(), tracker:
+        try:
+            if trainer.images_seen == 0:
+                trainer.initialize()
+            return trainer.run(run, tracker)
+        except StoppedError as error:
+            raise StoppedError(f"{error}; go on by `tribin resume {run.path}`") from error
 
 
 class Trainer:
@@ -124,6 +131,8 @@ class Trainer:
         self.average = build_average(self.model, recipe)
         self.images_seen = 0
         self.skipped_steps = 0
+        self.stop_signal = StopSignal()
+        self._due: list[str] = []  # what the newest step still brings with it
         self._saved_at: int | None = None
         self._train_images = images.train.to(self.device)
 
@@ -131,7 +140,8 @@ class Trainer:
         """Data-dependent initialization, on the images that training sees first."""
         count = min(self.recipe.training.initialization_images, len(self._train_images))
         print_line(f"initializing on {count:,} images")
-        initialize_from_data(self.model.eval(), self._batch(count))  # without dropout
+        with self.stop_signal.stopping_within(self.model):
+            initialize_from_data(self.model.eval(), self._batch(count))  # without dropout
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint."""
@@ -139,22 +149,35 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.tensors("optimizer"))
         self.images_seen = self._saved_at = checkpoint.images_seen
         self.skipped_steps = checkpoint.metadata["skipped_steps"]
+        self._due = checkpoint.metadata.get("due", [])
         if self.average is not None:
             self.average.module.load_state_dict(checkpoint.tensors("ema"))
             self.average.n_averaged.fill_(checkpoint.metadata["averaged_steps"])
 
     def run(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
-        """Train to the end; return the summary, which is also written to the run folder."""
+        """Train to the end; return the summary, which is also written to the run folder.
+
+        Raises:
+            StoppedError: if a signal stops the run; its state is saved then.
+        """
         size = model_size(self.model)
         tracker.message(self.images.source)
         tracker.message(f"{self.recipe.model.name}: {size.parameters:,} parameters")
-        while self.images_seen < self.recipe.training.images:
-            self._step(run, tracker)
+        try:
+            self._after_step(run, tracker)
+            while self.images_seen < self.recipe.training.images:
+                self.stop_signal.check()
+                self._step(tracker)
+                self._after_step(run, tracker)
+        except StoppedError:
+            if self._saved_at != self.images_seen:
+                self._save(run, tracker)
+            raise
         if self._saved_at != self.images_seen:
             self._save(run, tracker)
         return self._finish(run, tracker)
 
-    def _step(self, run: RunFolder, tracker: Tracker) -> None:
+    def _step(self, tracker: Tracker) -> None:
         training = self.recipe.training
         before = self.images_seen
         with phase("data"):
@@ -177,16 +200,23 @@ class Trainer:
         if flips is not None:
             with phase("logging"):
                 tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
-        self._after_step(run, tracker, before)
+        every = {
+            "validation": self.recipe.evaluation.every_images,
+            "samples": self.recipe.samples.every_images,
+            "checkpoint": self.recipe.checkpoints.every_images,
+        }
+        self._due = [task for task, images in every.items() if self._passed(images, before)]
 
-    def _after_step(self, run: RunFolder, tracker: Tracker, before: int) -> None:
-        recipe = self.recipe
-        if self._passed(recipe.evaluation.every_images, before):
-            self._validate(tracker)
-        if self._passed(recipe.samples.every_images, before):
-            self._draw(run, tracker)
-        if self._passed(recipe.checkpoints.every_images, before):
-            self._save(run, tracker)
+    def _after_step(self, run: RunFolder, tracker: Tracker) -> None:
+        """Do what is due; a run that is stopped in it resumes with the rest."""
+        while self._due:
+            match self._due[0]:
+                case "validation":
+                    self._validate(tracker)
+                case "samples":
+                    self._draw(run, tracker)
+            if self._due.pop(0) == "checkpoint":
+                self._save(run, tracker)
 
     def _passed(self, every: int | None, before: int) -> bool:
         return every is not None and self.images_seen // every > before // every
@@ -232,20 +262,24 @@ class Trainer:
         return {"ema": cast(GenerativeModel, self.average.module), "raw": self.model}
 
     def _validate(self, tracker: Tracker) -> None:
-        for weights, model in self._weights().items():
-            result = self._evaluate(model, self.images.validation)
+        results = {
+            weights: self._evaluate(model, self.images.validation)
+            for weights, model in self._weights().items()
+        }
+        for weights, result in results.items():
             keys = ("bits_per_dim", "standard_error")
             tracker.log(self.images_seen, {f"validation/{weights}/{k}": result[k] for k in keys})
 
     def _evaluate(self, model: GenerativeModel, images: Tensor) -> dict[str, Any]:
         section = self.recipe.evaluation
-        result = evaluate(
-            model.eval(),
-            images[: section.images],
-            batch_size=section.batch_size,
-            importance_samples=section.importance_samples,
-            seed=self.recipe.seed,
-        )
+        with self.stop_signal.stopping_within(model):
+            result = evaluate(
+                model.eval(),
+                images[: section.images],
+                batch_size=section.batch_size,
+                importance_samples=section.importance_samples,
+                seed=self.recipe.seed,
+            )
         return asdict(result)
 
     @torch.no_grad()
@@ -253,7 +287,8 @@ class Trainer:
         """Samples from noise that is the same at every call, and reconstructions."""
         model = next(iter(self._weights().values())).eval()
         seed_noise(self.recipe.seed, "samples")
-        samples = model.sample(self.recipe.samples.count, self.recipe.samples.temperature)
+        with self.stop_signal.stopping_within(model):
+            samples = model.sample(self.recipe.samples.count, self.recipe.samples.temperature)
         held_out = self.images.validation if len(self.images.validation) else self.images.test
         inputs = held_out[:RECONSTRUCTED_IMAGES].to(self.device)
         pairs = pair_up(inputs, model.reconstruct(inputs))
@@ -269,6 +304,7 @@ class Trainer:
         }
         metadata = {
             "skipped_steps": self.skipped_steps,
+            "due": self._due,
             "wandb_run_id": tracker.wandb_run_id,
             "recipe": self.recipe.model_dump(mode="json"),
             "provenance": provenance(self.device),
