@@ -14,6 +14,7 @@ from tribin.errors import InputError, NonFiniteError
 COMMANDS = {
     "train": ("tribin.cli.train:train", "Train a recipe."),
     "resume": ("tribin.cli.train:resume", "Go on with a run that was cut."),
+    "checkpoints": ("tribin.cli.checkpoints:checkpoints", "List and verify a run's checkpoints."),
     "evaluate": (
         "tribin.cli.evaluate:evaluate",
         "Measure bits per dimension.",

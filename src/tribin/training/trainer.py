@@ -31,6 +31,7 @@ from tribin.training.optimizer import (
 from tribin.training.phases import phase
 from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.training.step import SignFlips, StepResult, train_step
+from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
 
@@ -86,17 +87,20 @@ def _run(
     trainer: "Trainer", run: RunFolder, *, resume: bool = False, wandb_run_id: str | None = None
 ) -> dict[str, Any]:
     recipe = run.recipe
-    with Tracker(
-        run.path,
-        recipe.model_dump(mode="json"),
-        total_images=recipe.training.images,
-        start_images=trainer.images_seen,
-        wandb_mode=recipe.tracking.wandb,
-        wandb_project=recipe.tracking.project,
-        wandb_entity=recipe.tracking.entity,
-        wandb_run_id=wandb_run_id,
-        resume=resume,
-    ) as tracker:
+    with (
+        writing(run),
+        Tracker(
+            run.path,
+            recipe.model_dump(mode="json"),
+            total_images=recipe.training.images,
+            start_images=trainer.images_seen,
+            wandb_mode=recipe.tracking.wandb,
+            wandb_project=recipe.tracking.project,
+            wandb_entity=recipe.tracking.entity,
+            wandb_run_id=wandb_run_id,
+            resume=resume,
+        ) as tracker,
+    ):
         return trainer.run(run, tracker)
 
 
@@ -294,5 +298,6 @@ class Trainer:
             "data": self.images.source,
             "device": device_name(self.device),
         }
+        run.checkpoints.wait()
         tracker.finish(summary)
         return summary
