@@ -1,15 +1,19 @@
 """A run that was cut goes on bit for bit: weights, optimizer state, averages and metrics."""
 
 import itertools
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.runs import (
     TINY,
     Cut,
@@ -126,15 +130,15 @@ def test_a_run_can_be_cut_again_and_again(
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "overrides",
     [
         ("training.ema_decay=null", "training.accumulation=2"),
         ("evaluation.every_images=24", "optimizer.schedule=exponential"),
         ("model.precision={weights: 32, activations: 32}", "training.autocast=bfloat16"),
     ],
 )
-def test_cut_under_other_settings(tmp_path: Path, settings: tuple[str, ...]) -> None:
-    recipe = tiny_recipe(*SHORT, *settings)
+def test_cut_under_other_settings(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    recipe = tiny_recipe(*SHORT, *overrides)
     train(recipe, tmp_path / "uncut")
     with cut_before(10):
         train(recipe, tmp_path / "run")
@@ -191,6 +195,26 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(
     line = f"checkpoint {folder}: damaged or missing model.safetensors; falling back to 800"
     assert result.stderr.splitlines()[0] == line
     assert_same_end(run_dir, trained_run)
+
+
+@settings(max_examples=8)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_metrics_cut_anywhere_after_the_checkpoint_lose_nothing(uncut: Path, share: float) -> None:
+    """The line that was being written is dropped, and said."""
+    with TemporaryDirectory() as folder:
+        run_dir = copy(uncut, Path(folder))
+        shutil.rmtree(run_dir / "checkpoints" / "120")  # 96 is the newest
+        file = run_dir / "metrics.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True)
+        first = sum(map(len, lines[:12]))
+        position = int(first + share * (file.stat().st_size - first))
+        os.truncate(file, position)
+        torn = not file.read_bytes().endswith(b"\n")
+        result = tribin("resume", run_dir)
+        assert result.exit_code == 0
+        said = "metrics.jsonl: dropped a torn last line" in result.stderr.splitlines()
+        assert said == torn
+        assert_same_end(run_dir, uncut, 120)
 
 
 def test_only_damaged_checkpoints_are_bad_input_and_change_nothing(

@@ -1,6 +1,6 @@
 """The command line: ``tribin COMMAND``, one module a command.
 
-Exit codes: 0 done, 2 bad input, 3 stopped by the non-finite guard.
+Exit codes: 0 done, 2 bad input or a failed disk, 3 stopped by the non-finite guard.
 """
 
 from typing import IO, Any
