@@ -24,6 +24,17 @@ settings.register_profile("tribin", deadline=None)  # machines are slow now and 
 settings.load_profile("tribin")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the long tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes; runs with --slow only"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the user's accounts and caches, and the network, out of the tests."""
     folder = TemporaryDirectory()
@@ -41,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "WANDB_ERROR_REPORTING": "false",
         "XDG_CACHE_HOME": f"{folder.name}/cache",  # where the CPU kernels are compiled to
     }
+    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow only")
     config.addinivalue_line("filterwarnings", "ignore:tribin can't compile")  # int8 stands in
 
 

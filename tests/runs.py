@@ -44,6 +44,12 @@ def tensor_files(run_dir: Path, images_seen: int) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
 
+def checkpoints(run_dir: Path) -> list[int]:
+    """Images seen of the run's checkpoints, and of nothing else that is in their folder."""
+    folders = {path for path in (run_dir / "checkpoints").iterdir() if path.name != "latest"}
+    return sorted(int(folder.name) for folder in folders)
+
+
 def metrics(run_dir: Path) -> str:
     return (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
 

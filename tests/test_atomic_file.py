@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -20,10 +21,10 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     path.write_bytes(b"old")
 
     def full_disk(descriptor: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         write_atomically(path, b"new")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [
         ("summary.json", b"old")

@@ -47,6 +47,7 @@ def test_the_model_of_the_newest_checkpoint(
 def test_averaged_weights_that_a_run_does_not_keep(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", tiny_recipe("training.ema_decay=null"), CPU)
     run.checkpoints.save(8, {"model": build_model(run.recipe).state_dict()}, {})
+    run.checkpoints.wait()
     assert load_trained_model(run.path, CPU).weights == "raw"
     with pytest.raises(InputError, match=r"keeps no averaged weights \(training.ema_decay is null"):
         load_trained_model(run.path, CPU, "ema")

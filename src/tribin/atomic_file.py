@@ -1,6 +1,8 @@
 """Writing a file so that nobody ever sees half of it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -8,14 +10,26 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step; a reader sees the old file or the new one.
 
     Raises:
-        OSError: the folder is missing or not writable, or the disk is full; ``path`` is as before.
+        OSError: the folder is missing or not writable, or the disk is full; it names ``path``,
+            which is as before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with failures_named(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Let each OSError from inside name ``path``: that of a full disk names no file by itself."""
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

@@ -11,7 +11,7 @@ import torch
 from click.testing import Result
 from PIL import Image
 from tests.image_files import pictures, write_parquet, write_pngs
-from tests.runs import TINY, metrics, tiny_recipe, tribin, tribin_process
+from tests.runs import TINY, checkpoints, metrics, tiny_recipe, tribin, tribin_process
 
 from tribin.models import Objective, ResNetVAE
 from tribin.recipe import load_recipe
@@ -41,6 +41,7 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
     assert files == {
         "recipe.yaml", "provenance.json", "metrics.jsonl", "summary.json", "samples.png",
         "samples/24.png", "samples/40.png", "reconstructions/24.png", "reconstructions/40.png",
+        "checkpoints/latest",
     } | {
         f"checkpoints/{images}/{file}"
         for images in (16, 32, 40)
@@ -361,7 +362,7 @@ def test_the_guard_leaves_the_last_checkpoint(
     result = tribin("train", TINY, *SHORT, "--run-dir", "run")
     assert (result.exit_code, result.stdout) == (3, "")
     assert "after 32 images: stopped before the update" in result.stderr.splitlines()[-1]
-    assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["16"]
+    assert checkpoints(tmp_path / "run") == [16]
 
     again = tribin("resume", "run", "--debug-non-finite")
     assert (again.exit_code, again.stdout) == (3, "")

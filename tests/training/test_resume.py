@@ -1,18 +1,23 @@
 """A run that was cut goes on bit for bit: weights, optimizer state, averages and metrics."""
 
 import itertools
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.runs import (
     TINY,
     Cut,
+    checkpoints,
     cut_before,
     metrics,
     tensor_files,
@@ -20,10 +25,10 @@ from tests.runs import (
     tribin,
     tribin_process,
 )
-from torch import Tensor
 
 from tribin.training import checkpoint
 from tribin.training.trainer import resume, train
+from tribin.training.verified_file import write_verified
 
 LAST = 1600
 
@@ -32,6 +37,7 @@ KILL_BEFORE_STEP = """
 import os, signal, sys
 from tribin.cli import main
 from tribin.training import trainer
+from tribin.training.checkpoint import CheckpointStore
 
 def step_or_die(*arguments):
     global remaining
@@ -40,6 +46,11 @@ def step_or_die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return train_step(*arguments)
 
+def save_and_wait(store, *arguments):
+    save(store, *arguments)
+    store.wait()
+
+save, CheckpointStore.save = CheckpointStore.save, save_and_wait
 remaining = int(sys.argv.pop(1))
 train_step, trainer.train_step = trainer.train_step, step_or_die
 main()
@@ -71,7 +82,7 @@ def test_killed_and_resumed_in_another_process_ends_as_if_uncut(
     command = [sys.executable, "-c", KILL_BEFORE_STEP, *arguments]
     killed = subprocess.run(command, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
-    assert [folder.name for folder in (run_dir / "checkpoints").iterdir()] == ["800"]
+    assert checkpoints(run_dir) == [800]
     assert tensor_files(run_dir, 800) == tensor_files(trained_run, 800)
     assert metrics(run_dir).splitlines() == metrics(trained_run).splitlines()[:150]
     assert not (run_dir / "summary.json").exists()
@@ -119,15 +130,15 @@ def test_a_run_can_be_cut_again_and_again(
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "overrides",
     [
         ("training.ema_decay=null", "training.accumulation=2"),
         ("evaluation.every_images=24", "optimizer.schedule=exponential"),
         ("model.precision={weights: 32, activations: 32}", "training.autocast=bfloat16"),
     ],
 )
-def test_cut_under_other_settings(tmp_path: Path, settings: tuple[str, ...]) -> None:
-    recipe = tiny_recipe(*SHORT, *settings)
+def test_cut_under_other_settings(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    recipe = tiny_recipe(*SHORT, *overrides)
     train(recipe, tmp_path / "uncut")
     with cut_before(10):
         train(recipe, tmp_path / "run")
@@ -139,20 +150,20 @@ def test_cut_while_a_checkpoint_is_written(
     uncut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The half-written one is passed over and replaced."""
-    saves = itertools.count(1)
+    files = itertools.count(1)
 
-    def save_or_cut(tensors: dict[str, Tensor], file: Path) -> None:
-        if next(saves) == 5:  # the second of the three files of the second checkpoint
+    def write_or_cut(file: Path, content: list[bytes]) -> dict[str, Any]:
+        if next(files) == 5:  # the second of the three files of the second checkpoint
             file.write_bytes(b"half a file")
             raise Cut
-        save_file(tensors, file)
+        return write_verified(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", save_or_cut)
+        patch.setattr(checkpoint, "write_verified", write_or_cut)
         with pytest.raises(Cut):
             train(tiny_recipe(*SHORT), tmp_path / "run")
     folders = [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()]
-    assert sorted(folders) == ["32", "64.tmp"]
+    assert sorted(folders) == ["32", "64.tmp", "latest"]
     resume(tmp_path / "run")
     assert_same_end(tmp_path / "run", uncut, 120)
     assert names(tmp_path / "run") == names(uncut)
@@ -162,14 +173,14 @@ def test_a_finished_run_only_has_its_summary_done_again(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = copy(trained_run, tmp_path)
-    checkpoints = run_dir / "checkpoints"
-    before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
+    folder = run_dir / "checkpoints"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     (run_dir / "summary.json").unlink()
     (run_dir / "samples.png").unlink()
     monkeypatch.setattr("tribin.training.trainer.train_step", None)
     resume(run_dir)
     assert_same_end(run_dir, trained_run)
-    assert before == {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said(
@@ -184,6 +195,26 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(
     line = f"checkpoint {folder}: damaged or missing model.safetensors; falling back to 800"
     assert result.stderr.splitlines()[0] == line
     assert_same_end(run_dir, trained_run)
+
+
+@settings(max_examples=8)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_metrics_cut_anywhere_after_the_checkpoint_lose_nothing(uncut: Path, share: float) -> None:
+    """The line that was being written is dropped, and said."""
+    with TemporaryDirectory() as folder:
+        run_dir = copy(uncut, Path(folder))
+        shutil.rmtree(run_dir / "checkpoints" / "120")  # 96 is the newest
+        file = run_dir / "metrics.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True)
+        first = sum(map(len, lines[:12]))
+        position = int(first + share * (file.stat().st_size - first))
+        os.truncate(file, position)
+        torn = not file.read_bytes().endswith(b"\n")
+        result = tribin("resume", run_dir)
+        assert result.exit_code == 0
+        said = "metrics.jsonl: dropped a torn last line" in result.stderr.splitlines()
+        assert said == torn
+        assert_same_end(run_dir, uncut, 120)
 
 
 def test_only_damaged_checkpoints_are_bad_input_and_change_nothing(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.runs import metrics, tensor_files, tiny_recipe
+from tests.runs import checkpoints, metrics, tensor_files, tiny_recipe
 from torch import Tensor, nn
 
 from tribin.data import load_images
@@ -31,10 +31,6 @@ STEPS = 11  # ten of 8 images and one of 4
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in metrics(run_dir).splitlines()]
-
-
-def checkpoints(run_dir: Path) -> list[int]:
-    return sorted(int(folder.name) for folder in (run_dir / "checkpoints").iterdir())
 
 
 @pytest.fixture

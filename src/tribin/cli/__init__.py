@@ -1,6 +1,7 @@
 """The command line: ``tribin COMMAND``, one module a command.
 
-Exit codes: 0 done, 2 bad input, 3 stopped by the non-finite guard, 75 stopped by a signal.
+Exit codes: 0 done, 2 bad input or a failed disk, 3 stopped by the non-finite guard, 75 stopped by
+a signal.
 """
 
 from typing import IO, Any
@@ -14,6 +15,7 @@ from tribin.errors import InputError, NonFiniteError, StoppedError
 COMMANDS = {
     "train": ("tribin.cli.train:train", "Train a recipe."),
     "resume": ("tribin.cli.train:resume", "Go on with a run that was cut."),
+    "checkpoints": ("tribin.cli.checkpoints:checkpoints", "List and verify a run's checkpoints."),
     "evaluate": (
         "tribin.cli.evaluate:evaluate",
         "Measure bits per dimension.",

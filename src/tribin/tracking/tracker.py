@@ -51,7 +51,7 @@ class Tracker:
         self._run_dir = run_dir
         self._metrics_file = MetricsFile(run_dir / "metrics.jsonl")
         if resume:
-            self._metrics_file.truncate_after(start_images)
+            self._metrics_file.truncate_after(start_images, print_line)
         self._wandb = WandbRun(report=print_line)
         self._wandb.start(
             wandb_mode,

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tribin.recipe import Recipe, dump_recipe, load_recipe
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint, CheckpointStore
 
+RECIPE = "recipe.yaml"
 PROVENANCE = "provenance.json"
 
 
@@ -41,13 +44,10 @@ class RunFolder:
         """
         check_new(path)
         try:
-            for folder in ("samples", "reconstructions"):
-                (path / folder).mkdir(parents=True)
+            path.mkdir(parents=True)
+            _fill(path, recipe, device)
         except OSError as error:
             raise InputError(f"{path} cannot be created: {error.strerror}") from error
-        write_atomically(path / "recipe.yaml", dump_recipe(recipe).encode())
-        record = json.dumps(provenance(device), indent=2) + "\n"
-        write_atomically(path / PROVENANCE, record.encode())
         return cls(path, recipe)
 
     @classmethod
@@ -57,13 +57,13 @@ class RunFolder:
         Raises:
             InputError: if it is none, or its recipe has faults.
         """
-        if not os.path.isfile(path / "recipe.yaml"):
-            raise InputError(f"{path} is no run folder: it holds no recipe.yaml")
-        return cls(path, load_recipe(path / "recipe.yaml"))
+        if not os.path.isfile(path / RECIPE):
+            raise InputError(f"{path} is no run folder: it holds no {RECIPE}")
+        return cls(path, load_recipe(path / RECIPE))
 
-    @property
+    @cached_property
     def checkpoints(self) -> CheckpointStore:
-        """The run's checkpoints."""
+        """The run's checkpoints: one store, which knows what is still being written."""
         return CheckpointStore(self.path / "checkpoints", self.recipe.checkpoints.keep)
 
     def provenance(self) -> dict[str, Any]:
@@ -84,6 +84,18 @@ class RunFolder:
         if checkpoint is None:
             raise InputError(f"{self.path} holds no checkpoint yet")
         return checkpoint
+
+
+def _fill(path: Path, recipe: Recipe, device: torch.device) -> None:
+    record = json.dumps(provenance(device), indent=2) + "\n"
+    try:
+        for folder in ("samples", "reconstructions"):
+            (path / folder).mkdir()
+        write_atomically(path / RECIPE, dump_recipe(recipe).encode())
+        write_atomically(path / PROVENANCE, record.encode())
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)  # what is neither a run nor a free name
+        raise
 
 
 def check_new(path: Path) -> None:

@@ -32,6 +32,7 @@ from tribin.training.phases import phase
 from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.training.step import SignFlips, StepResult, train_step
 from tribin.training.stop_signal import StopSignal
+from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
 
@@ -87,18 +88,21 @@ def _run(
     trainer: "Trainer", run: RunFolder, *, resume: bool = False, wandb_run_id: str | None = None
 ) -> dict[str, Any]:
     recipe = run.recipe
-    tracker = Tracker(
-        run.path,
-        recipe.model_dump(mode="json"),
-        total_images=recipe.training.images,
-        start_images=trainer.images_seen,
-        wandb_mode=recipe.tracking.wandb,
-        wandb_project=recipe.tracking.project,
-        wandb_entity=recipe.tracking.entity,
-        wandb_run_id=wandb_run_id,
-        resume=resume,
-    )
-    with trainer.stop_signal.listening(), tracker:
+    with (
+        trainer.stop_signal.listening(),
+        writing(run),
+        Tracker(
+            run.path,
+            recipe.model_dump(mode="json"),
+            total_images=recipe.training.images,
+            start_images=trainer.images_seen,
+            wandb_mode=recipe.tracking.wandb,
+            wandb_project=recipe.tracking.project,
+            wandb_entity=recipe.tracking.entity,
+            wandb_run_id=wandb_run_id,
+            resume=resume,
+        ) as tracker,
+    ):
         try:
             if trainer.images_seen == 0:
                 trainer.initialize()
@@ -330,5 +334,6 @@ class Trainer:
             "data": self.images.source,
             "device": device_name(self.device),
         }
+        run.checkpoints.wait()
         tracker.finish(summary)
         return summary
