@@ -14,3 +14,7 @@ class NonFiniteError(ArithmeticError):
 
 class StoppedError(Exception):
     """A signal stopped a run, which can be resumed; the command line exits with 75."""
+
+
+class DisagreementError(Exception):
+    """The processes of a distributed run have different weights; the command line exits with 3."""

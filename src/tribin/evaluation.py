@@ -1,12 +1,15 @@
 """Bits per dimension on a set of images."""
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tribin import distributed
 from tribin.errors import InputError, NonFiniteError
 from tribin.models import GenerativeModel
 from tribin.seeding import seed_noise
@@ -50,8 +53,11 @@ def evaluate(
     batch_size: int,
     importance_samples: int = 1,
     seed: int = 0,
+    around_batch: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Evaluation:
     """Measure the density of each image exactly once, in float32, summed in float64.
+
+    The processes of a distributed run share the batches; the result is that of one process.
 
     Args:
         model: in the state to measure.
@@ -59,6 +65,7 @@ def evaluate(
         batch_size: images at a time; the noise, and so the last digits, depend on it.
         importance_samples: draws per image, K of the bound of Burda et al. (2016).
         seed: of the noise.
+        around_batch: gives what each batch is computed in.
 
     Raises:
         InputError: if there are fewer than 2 images.
@@ -66,16 +73,18 @@ def evaluate(
     """
     if len(images) < 2:
         raise InputError(f"{len(images)} images to evaluate; a standard error takes at least 2")
-    nats = []
+    nats: dict[int, Tensor] = {}
     # The bar shows on a terminal only, and leaves nothing behind.
-    starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc="evaluating", unit="batches", leave=False, disable=None):
-        seed_noise(seed, "evaluation", start)
-        batch = images[start : start + batch_size].to(model.device)
-        draws = torch.stack([model.log_weight(batch) for _ in range(importance_samples)])
-        log_mean = draws.double().logsumexp(0) - math.log(importance_samples)
-        nats.append(log_mean.cpu())
-    bits = model.to_bits_per_dim(-torch.cat(nats))
+    rounds = range(0, len(images), batch_size * distributed.world_size())
+    hidden = None if distributed.is_first() else True
+    for first in tqdm(rounds, desc="evaluating", unit="batches", leave=False, disable=hidden):
+        start = first + batch_size * distributed.rank()
+        with around_batch():
+            if len(batch := images[start : start + batch_size]):
+                seed_noise(seed, "evaluation", start)
+                nats[start] = _log_mean_weight(model, batch.to(model.device), importance_samples)
+    of_all = {start: part for parts in distributed.gather(nats) for start, part in parts.items()}
+    bits = model.to_bits_per_dim(-torch.cat([of_all[start] for start in sorted(of_all)]))
     _check_finite(bits)
     return Evaluation(
         bits_per_dim=bits.mean().item(),
@@ -83,6 +92,12 @@ def evaluate(
         images=len(bits),
         importance_samples=importance_samples,
     )
+
+
+def _log_mean_weight(model: GenerativeModel, images: Tensor, draws: int) -> Tensor:
+    """The log of the mean of the importance weights of each image, float64 [N], on the CPU."""
+    log_weights = torch.stack([model.log_weight(images) for _ in range(draws)])
+    return (log_weights.double().logsumexp(0) - math.log(draws)).cpu()
 
 
 def _check_finite(bits: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The command line: ``tribin COMMAND``, one module a command.
 
-Exit codes: 0 done, 2 bad input or a failed disk, 3 stopped by the non-finite guard, 75 stopped by
-a signal.
+Exit codes: 0 done, 2 bad input or a failed disk, 3 stopped by a guard (a value not finite, or
+processes that disagree), 75 stopped by a signal.
 """
 
 from typing import IO, Any
@@ -9,7 +9,7 @@ from typing import IO, Any
 import click
 
 from tribin.cli.lazy_group import LazyGroup
-from tribin.errors import InputError, NonFiniteError, StoppedError
+from tribin.errors import DisagreementError, InputError, NonFiniteError, StoppedError
 
 # A command's module is imported when the command is used: ``tribin --help`` needs no torch.
 COMMANDS = {
@@ -38,8 +38,8 @@ class _Main(LazyGroup):
             return super().invoke(context)
         except InputError as error:
             raise _BadInput(str(error)) from error
-        except NonFiniteError as error:
-            raise _NonFinite(str(error)) from error
+        except (NonFiniteError, DisagreementError) as error:
+            raise _StoppedByGuard(str(error)) from error
         except StoppedError as error:
             raise _Stopped(str(error)) from error
         except ValueError as error:
@@ -57,7 +57,7 @@ class _BadInput(click.ClickException):
         click.echo(f"tribin: {self.message}", file=file, err=True)
 
 
-class _NonFinite(_BadInput):
+class _StoppedByGuard(_BadInput):
     exit_code = 3
 
 

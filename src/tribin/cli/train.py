@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from tribin.distributed import is_first, process_group, restarts_by_itself
+from tribin.errors import InputError
 from tribin.recipe import load_recipe
 from tribin.training.trainer import resume as resume_run
 from tribin.training.trainer import train as train_run
@@ -41,9 +43,14 @@ def train(
     RECIPE is a file or the name of a shipped recipe, such as resnet_vae/digits_w1a1.
     """
     recipe = load_recipe(source, overrides)
-    run_dir = run_dir or Path("runs") / f"{Path(source).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    summary = train_run(recipe, run_dir, debug_non_finite=debug_non_finite)
-    _print_summary(summary, run_dir, as_json)
+    if run_dir is None:
+        if restarts_by_itself():
+            raise InputError("--max-restarts takes --run-dir, where a restart finds the run")
+        run_dir = Path("runs") / f"{Path(source).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    with process_group():
+        summary = train_run(recipe, run_dir, debug_non_finite=debug_non_finite)
+        if is_first():
+            _print_summary(summary, run_dir, as_json)
 
 
 @click.command()
@@ -52,8 +59,10 @@ def train(
 @json_option
 def resume(run_dir: Path, debug_non_finite: bool, as_json: bool) -> None:
     """Go on with a run from its newest intact checkpoint, bit for bit."""
-    summary = resume_run(run_dir, debug_non_finite=debug_non_finite)
-    _print_summary(summary, run_dir, as_json)
+    with process_group():
+        summary = resume_run(run_dir, debug_non_finite=debug_non_finite)
+        if is_first():
+            _print_summary(summary, run_dir, as_json)
 
 
 def _print_summary(summary: dict[str, Any], run_dir: Path, as_json: bool) -> None:

@@ -28,6 +28,7 @@ from tribin.models.flow import (
 )
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.nn import Precision
+from tribin.sharding import randn
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class FlowPP(GenerativeModel):
         return log_density
 
     def _gaussian(self, count: int, shape: tuple[int, int, int]) -> Tensor:
-        return torch.randn(count, *shape, dtype=self.dtype, device=self.device)
+        return randn(count, *shape, dtype=self.dtype, device=self.device)
 
 
 def _log_normal(x: Tensor) -> Tensor:

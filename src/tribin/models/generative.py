@@ -27,7 +27,7 @@ class Objective:
 class GenerativeModel(nn.Module, ABC):
     """A density over images of one shape, whose pixels are integers in [0, levels).
 
-    The noise that a model draws comes from torch's global generator.
+    Its noise, and its means over the batch, come from `tribin.sharding`.
 
     Attributes:
         config: what it was built from, of its class's `Config`; a packed file keeps it.

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tribin.sharding import rand_like
+
 # Half the step of torch.rand in float32: keeps the quantile function finite.
 _SMALLEST_UNIFORM = 2.0**-25
 
@@ -24,7 +26,7 @@ class Logistic:
 
     def sample(self, temperature: float = 1.0) -> Tensor:
         """Draw by the inverse of the distribution function, differentiable in mean and scale."""
-        uniform = torch.rand_like(self.mean).clamp(min=_SMALLEST_UNIFORM)
+        uniform = rand_like(self.mean).clamp(min=_SMALLEST_UNIFORM)
         return self.mean + temperature * self.scale * torch.logit(uniform)
 
     def log_density(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from tribin.errors import InputError
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.models.logistic import DiscretizedLogistic, Logistic, to_pixels, to_unit_range
 from tribin.nn import Precision, ResidualBlock, WeightNormConv2d, WeightNormConvTranspose2d
+from tribin.sharding import batch_mean
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class ResNetVAE(GenerativeModel):
         channel_kl = kl.mean(1)
         # One draw's KL may be below 0, where free bits of 0 must not hold it.
         free_bits = self.config.free_bits or -math.inf
-        free = self.to_bits_per_dim(reconstruction + channel_kl.clamp(min=free_bits).sum())
+        held = batch_mean(channel_kl) < free_bits
+        free = self.to_bits_per_dim(reconstruction + channel_kl.masked_fill(held, free_bits).sum())
         layer_kl = self.to_bits_per_dim(channel_kl.detach().sum(1))
         metrics = {
             "bits_per_dim": self.to_bits_per_dim(reconstruction.detach()) + layer_kl.sum(),

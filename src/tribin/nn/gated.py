@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from tribin.nn.precision import Precision
 from tribin.nn.residual import residual_conv2d
+from tribin.sharding import Dropout
 
 
 class GatedBlock(nn.Module):
@@ -39,7 +40,7 @@ class GatedBlock(nn.Module):
             if context_channels
             else None
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gate = residual_conv2d(2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -89,6 +89,9 @@ class Training(Section):
     autocast: Literal["none", "bfloat16"] = Field(
         default="none", description="lower precision of layers"
     )
+    gradient_compression: Literal["none", "bfloat16"] = Field(
+        default="none", description="of the gradients that processes exchange"
+    )
     ema_decay: float | None = Field(
         default=None, gt=0, lt=1, description="per step, of the averaged weights; null: no average"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tribin.distributed import is_first
 from tribin.tracking.strict_json import Scalar
 
 METRICS_SHOWN = 4
@@ -69,8 +70,9 @@ class Progress:
 
 
 def print_line(text: str) -> None:
-    """Print a line on standard error, above the bar where there is one."""
-    tqdm.write(text, file=sys.stderr)
+    """Print a line on standard error, above the bar where there is one; by rank 0 alone."""
+    if is_first():
+        tqdm.write(text, file=sys.stderr)
 
 
 def format_metrics(metrics: Mapping[str, Scalar]) -> str:

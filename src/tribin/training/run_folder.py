@@ -12,6 +12,7 @@ import torch
 
 from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, image_format, load_images
+from tribin.distributed import first_of_each_host_first
 from tribin.errors import InputError
 from tribin.models import MODELS, GenerativeModel
 from tribin.provenance import provenance
@@ -57,7 +58,7 @@ class RunFolder:
         Raises:
             InputError: if it is none, or its recipe has faults.
         """
-        if not os.path.isfile(path / RECIPE):
+        if not is_run(path):
             raise InputError(f"{path} is no run folder: it holds no {RECIPE}")
         return cls(path, load_recipe(path / RECIPE))
 
@@ -98,6 +99,11 @@ def _fill(path: Path, recipe: Recipe, device: torch.device) -> None:
         raise
 
 
+def is_run(path: Path) -> bool:
+    """Whether the folder holds a run."""
+    return os.path.isfile(path / RECIPE)
+
+
 def check_new(path: Path) -> None:
     """Raise an InputError if a new run can't have this folder."""
     if os.path.lexists(path):
@@ -128,9 +134,10 @@ def load_data(recipe: Recipe, path: Path | None = None) -> ImageSplits:
         InputError: if they can't be had, or are not what the recipe says.
     """
     data = recipe.data
-    images = load_images(
-        data.name, path or data.path, data.image_shape, data.levels, data.validation_images
-    )
+    with first_of_each_host_first():
+        images = load_images(
+            data.name, path or data.path, data.image_shape, data.levels, data.validation_images
+        )
     if len(images.test) < 2:
         raise InputError(f"data: {images.source}; a standard error takes at least 2 test images")
     return images

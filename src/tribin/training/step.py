@@ -6,18 +6,24 @@ Of a recipe, its attributes alone are read, so that these functions work where p
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from tribin.distributed import sum_over_processes, world_size
 from tribin.models import GenerativeModel, Objective
 from tribin.nn import clip_latent_weights, latent_weights
+from tribin.sharding import Shard, sharded
 from tribin.training.phases import phase
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
+
+Model = GenerativeModel | DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class StepResult:
 
 
 def train_step(
-    model: GenerativeModel, optimizer: torch.optim.Optimizer, images: Tensor, recipe: Recipe
+    model: Model, optimizer: torch.optim.Optimizer, images: Tensor, recipe: Recipe
 ) -> StepResult:
     """Take one step on uint8 images [N, C, H, W], in as many micro-batches as the recipe asks.
 
@@ -61,25 +67,46 @@ def train_step(
     return StepResult(metrics, gradient_norm, finite)
 
 
-def backward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+def backward(model: Model, images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
     """Add the gradient of the mean loss over uint8 images [N, C, H, W] to the parameters'.
+
+    Where the model is in DistributedDataParallel, each process computes its rows of each
+    micro-batch, and the gradients are exchanged in the last one.
 
     Returns:
         The metrics and the loss, averaged over the micro-batches; scalars on the device.
     """
     totals: dict[str, Tensor] = {}
-    for micro_batch in images.chunk(recipe.training.accumulation):
+    micro_batches = images.chunk(recipe.training.accumulation)
+    for index, micro_batch in enumerate(micro_batches):
         share = len(micro_batch) / len(images)
-        with phase("forward"):
-            objective = forward(model, micro_batch, recipe)
-        with phase("backward"):
-            (share * objective.loss).backward()
-        for name, value in {**objective.metrics, "loss": objective.loss.detach()}.items():
-            totals[name] = totals.get(name, 0) + share * value
+        if not isinstance(model, DistributedDataParallel):
+            _add_micro_batch(totals, model, micro_batch, share, recipe)
+            continue
+        shard = Shard.of_this_process(len(micro_batch))
+        exchange = nullcontext() if index + 1 == len(micro_batches) else model.no_sync()
+        with sharded(shard), exchange:
+            _add_micro_batch(totals, model, micro_batch[shard.rows], share * shard.weight, recipe)
+    if isinstance(model, DistributedDataParallel):
+        summed = sum_over_processes(torch.stack(list(totals.values())))
+        return dict(zip(totals, summed, strict=True))
     return totals
 
 
-def forward(model: GenerativeModel, images: Tensor, recipe: Recipe) -> Objective:
+def _add_micro_batch(
+    totals: dict[str, Tensor], model: Model, images: Tensor, share: float, recipe: Recipe
+) -> None:
+    with phase("forward"):
+        objective = forward(model, images, recipe)
+    # DistributedDataParallel gives the mean of the processes' gradients, not their sum.
+    processes = world_size() if isinstance(model, DistributedDataParallel) else 1
+    with phase("backward"):
+        (share * processes * objective.loss).backward()
+    for name, value in {**objective.metrics, "loss": objective.loss.detach()}.items():
+        totals[name] = totals.get(name, 0) + share * value
+
+
+def forward(model: Model, images: Tensor, recipe: Recipe) -> Objective:
     """The objective on uint8 images [N, C, H, W], in the precision that the recipe asks for."""
     bfloat16 = recipe.training.autocast == "bfloat16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):

@@ -8,6 +8,7 @@ from types import FrameType
 
 from torch import nn
 
+from tribin.distributed import maximum
 from tribin.errors import StoppedError
 from tribin.tracking.progress import print_line
 
@@ -21,7 +22,7 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self._name: str | None = None
+        self._number = 0  # no signal has it
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -40,25 +41,34 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise a StoppedError where a signal has come."""
-        if self._name is not None:
-            raise StoppedError(f"stopped by {self._name}")
+        """Raise a StoppedError where a signal has come, in all processes if in one of them."""
+        _raise_for(maximum(self._number))
 
     @contextmanager
     def stopping_within(self, model: nn.Module) -> Iterator[None]:
-        """Check before each layer that the model runs inside."""
+        """Check before each layer that the model runs inside, and with the others at the end."""
         hooks = [
-            layer.register_forward_pre_hook(lambda *_: self.check()) for layer in model.modules()
+            layer.register_forward_pre_hook(lambda *_: _raise_for(self._number))
+            for layer in model.modules()
         ]
         try:
             yield
+        except StoppedError:
+            pass  # all raise it below, when the others are there
         finally:
             for hook in hooks:
                 hook.remove()
+        self.check()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         # The system's own handlers act within a long operation too, where Python's would wait.
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        self._name = signal.Signals(number).name
-        print_line(f"{self._name}: stopping where the run can be resumed; once more stops at once")
+        self._number = number
+        name = signal.Signals(number).name
+        print_line(f"{name}: stopping where the run can be resumed; once more stops at once")
+
+
+def _raise_for(number: int) -> None:
+    if number:
+        raise StoppedError(f"stopped by {signal.Signals(number).name}")

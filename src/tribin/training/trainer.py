@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from tribin import distributed
 from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, batch_indices
 from tribin.errors import InputError, NonFiniteError, StoppedError
@@ -17,9 +18,10 @@ from tribin.nn import initialize_from_data
 from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe
 from tribin.seeding import seed_noise
-from tribin.tracking import Tracker, pair_up, save_image_grid
+from tribin.tracking import SilentTracker, Tracker, pair_up, save_image_grid
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
+from tribin.training.data_parallel import check_agreement, check_batch_size, data_parallel
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
     build_average,
@@ -29,41 +31,57 @@ from tribin.training.optimizer import (
     set_learning_rate,
 )
 from tribin.training.phases import phase
-from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
-from tribin.training.step import SignFlips, StepResult, train_step
+from tribin.training.run_folder import (
+    RunFolder,
+    build_model,
+    check_new,
+    default_device,
+    is_run,
+    load_data,
+)
+from tribin.training.step import Model, SignFlips, StepResult, train_step
 from tribin.training.stop_signal import StopSignal
 from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
 
+Report = Tracker | SilentTracker
+
 
 def train(recipe: Recipe, run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
     """Train a new run and return its summary; `debug_non_finite` is that of `Trainer`.
 
+    Where ``torchrun`` starts processes again by itself, a run that is in the folder goes on.
+
     Raises:
         InputError: if data, model and recipe don't fit or the folder exists; nothing is written.
+        DisagreementError: if processes that train together have different weights.
         NonFiniteError: if the guard stops the run.
         StoppedError: if a signal stops it; it can be resumed.
     """
-    check_new(run_dir)
+    if distributed.restarts_by_itself() and distributed.on_first(lambda: is_run(run_dir)):
+        _check_same_recipe(run_dir, recipe)
+        return resume(run_dir, debug_non_finite=debug_non_finite)
+    distributed.on_first(lambda: check_new(run_dir))
     trainer = Trainer(recipe, load_data(recipe), debug_non_finite=debug_non_finite)
-    run = RunFolder.create(run_dir, recipe, trainer.device)
-    return _run(trainer, run)
+    path = distributed.on_first(lambda: RunFolder.create(run_dir, recipe, trainer.device).path)
+    return _run(trainer, RunFolder(path, recipe))
 
 
 def resume(run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
     """Go on with a run from its newest intact checkpoint, bit for bit as if it had not stopped.
 
-    `debug_non_finite` is that of `Trainer`.
+    `debug_non_finite` is that of `Trainer`. All processes read the folder.
 
     Raises:
         InputError: if the folder holds no run or only damaged checkpoints, or if its recipe was
             changed.
+        DisagreementError: if processes that train together have different weights.
         NonFiniteError: if the guard stops the run.
         StoppedError: if a signal stops it; it can be resumed.
     """
     run = RunFolder.open(run_dir)
-    checkpoint = run.checkpoints.newest_intact(print_line)
+    checkpoint = distributed.on_first(lambda: run.checkpoints.newest_intact(print_line))
     trainer = Trainer(run.recipe, load_data(run.recipe), debug_non_finite=debug_non_finite)
     if checkpoint is None:
         print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
@@ -71,6 +89,11 @@ def resume(run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
     _check_same_training(run.recipe, checkpoint)
     trainer.restore(checkpoint)
     return _run(trainer, run, resume=True, wandb_run_id=checkpoint.metadata["wandb_run_id"])
+
+
+def _check_same_recipe(run_dir: Path, recipe: Recipe) -> None:
+    if RunFolder.open(run_dir).recipe != recipe:
+        raise InputError(f"{run_dir} holds a run of another recipe; name another with --run-dir")
 
 
 def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -87,21 +110,10 @@ def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
 def _run(
     trainer: "Trainer", run: RunFolder, *, resume: bool = False, wandb_run_id: str | None = None
 ) -> dict[str, Any]:
-    recipe = run.recipe
     with (
         trainer.stop_signal.listening(),
         writing(run),
-        Tracker(
-            run.path,
-            recipe.model_dump(mode="json"),
-            total_images=recipe.training.images,
-            start_images=trainer.images_seen,
-            wandb_mode=recipe.tracking.wandb,
-            wandb_project=recipe.tracking.project,
-            wandb_entity=recipe.tracking.entity,
-            wandb_run_id=wandb_run_id,
-            resume=resume,
-        ) as tracker,
+        _tracker(trainer, run, resume, wandb_run_id) as tracker,
     ):
         try:
             if trainer.images_seen == 0:
@@ -109,6 +121,23 @@ def _run(
             return trainer.run(run, tracker)
         except StoppedError as error:
             raise StoppedError(f"{error}; go on by `tribin resume {run.path}`") from error
+
+
+def _tracker(trainer: "Trainer", run: RunFolder, resume: bool, wandb_run_id: str | None) -> Report:
+    if not distributed.is_first():
+        return SilentTracker()
+    recipe = run.recipe
+    return Tracker(
+        run.path,
+        recipe.model_dump(mode="json"),
+        total_images=recipe.training.images,
+        start_images=trainer.images_seen,
+        wandb_mode=recipe.tracking.wandb,
+        wandb_project=recipe.tracking.project,
+        wandb_entity=recipe.tracking.entity,
+        wandb_run_id=wandb_run_id,
+        resume=resume,
+    )
 
 
 class Trainer:
@@ -120,11 +149,13 @@ class Trainer:
         debug_non_finite: whether to run a step that is not finite again, to name the layer.
 
     Raises:
-        InputError: if the model can't have such images.
+        InputError: if the model can't have such images, or there are more processes than images in
+            a micro-batch.
     """
 
     def __init__(self, recipe: Recipe, images: ImageSplits, *, debug_non_finite: bool) -> None:
         torch.backends.cudnn.deterministic = True
+        check_batch_size(recipe)
         self.recipe = recipe
         self.images = images
         self.debug_non_finite = debug_non_finite
@@ -132,6 +163,7 @@ class Trainer:
         seed_noise(recipe.seed, "initialization")
         self.model = build_model(recipe).to(self.device)
         self.optimizer = build_optimizer(self.model, recipe)
+        self._parallel_model: Model = self.model  # until all processes are there
         self.average = build_average(self.model, recipe)
         self.images_seen = 0
         self.skipped_steps = 0
@@ -158,7 +190,7 @@ class Trainer:
             self.average.module.load_state_dict(checkpoint.tensors("ema"))
             self.average.n_averaged.fill_(checkpoint.metadata["averaged_steps"])
 
-    def run(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    def run(self, run: RunFolder, tracker: Report) -> dict[str, Any]:
         """Train to the end; return the summary, which is also written to the run folder.
 
         Raises:
@@ -167,6 +199,7 @@ class Trainer:
         size = model_size(self.model)
         tracker.message(self.images.source)
         tracker.message(f"{self.recipe.model.name}: {size.parameters:,} parameters")
+        self._parallel_model = data_parallel(self.model, self.recipe)
         try:
             self._after_step(run, tracker)
             while self.images_seen < self.recipe.training.images:
@@ -181,7 +214,7 @@ class Trainer:
             self._save(run, tracker)
         return self._finish(run, tracker)
 
-    def _step(self, tracker: Tracker) -> None:
+    def _step(self, tracker: Report) -> None:
         training = self.recipe.training
         before = self.images_seen
         with phase("data"):
@@ -194,7 +227,8 @@ class Trainer:
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
-        result = train_step(self.model.train(), self.optimizer, images, self.recipe)
+        self._parallel_model.train()
+        result = train_step(self._parallel_model, self.optimizer, images, self.recipe)
         if not result.finite:
             self._skip(result, images, tracker)
         elif self.average is not None:
@@ -211,7 +245,7 @@ class Trainer:
         }
         self._due = [task for task, images in every.items() if self._passed(images, before)]
 
-    def _after_step(self, run: RunFolder, tracker: Tracker) -> None:
+    def _after_step(self, run: RunFolder, tracker: Report) -> None:
         """Do what is due; a run that is stopped in it resumes with the rest."""
         while self._due:
             match self._due[0]:
@@ -229,7 +263,7 @@ class Trainer:
         indices = batch_indices(self.recipe.seed, self.images_seen, count, len(self._train_images))
         return self._train_images[indices.to(self.device)]
 
-    def _skip(self, result: StepResult, images: Tensor, tracker: Tracker) -> None:
+    def _skip(self, result: StepResult, images: Tensor, tracker: Report) -> None:
         training = self.recipe.training
         self.skipped_steps += 1
         reason = f"{result} after {self.images_seen:,} images"
@@ -265,7 +299,7 @@ class Trainer:
             return {"raw": self.model}
         return {"ema": cast(GenerativeModel, self.average.module), "raw": self.model}
 
-    def _validate(self, tracker: Tracker) -> None:
+    def _validate(self, tracker: Report) -> None:
         results = {
             weights: self._evaluate(model, self.images.validation)
             for weights, model in self._weights().items()
@@ -276,23 +310,27 @@ class Trainer:
 
     def _evaluate(self, model: GenerativeModel, images: Tensor) -> dict[str, Any]:
         section = self.recipe.evaluation
-        with self.stop_signal.stopping_within(model):
-            result = evaluate(
-                model.eval(),
-                images[: section.images],
-                batch_size=section.batch_size,
-                importance_samples=section.importance_samples,
-                seed=self.recipe.seed,
-            )
+        result = evaluate(
+            model.eval(),
+            images[: section.images],
+            batch_size=section.batch_size,
+            importance_samples=section.importance_samples,
+            seed=self.recipe.seed,
+            around_batch=lambda: self.stop_signal.stopping_within(model),
+        )
         return asdict(result)
 
-    @torch.no_grad()
-    def _draw(self, run: RunFolder, tracker: Tracker) -> None:
+    def _draw(self, run: RunFolder, tracker: Report) -> None:
         """Samples from noise that is the same at every call, and reconstructions."""
         model = next(iter(self._weights().values())).eval()
-        seed_noise(self.recipe.seed, "samples")
         with self.stop_signal.stopping_within(model):
-            samples = model.sample(self.recipe.samples.count, self.recipe.samples.temperature)
+            if distributed.is_first():
+                self._draw_with(model, run, tracker)
+
+    @torch.no_grad()
+    def _draw_with(self, model: GenerativeModel, run: RunFolder, tracker: Report) -> None:
+        seed_noise(self.recipe.seed, "samples")
+        samples = model.sample(self.recipe.samples.count, self.recipe.samples.temperature)
         held_out = self.images.validation if len(self.images.validation) else self.images.test
         inputs = held_out[:RECONSTRUCTED_IMAGES].to(self.device)
         pairs = pair_up(inputs, model.reconstruct(inputs))
@@ -301,7 +339,11 @@ class Trainer:
             save_image_grid(images, path, levels=self.images.format.levels)
             tracker.image(folder, self.images_seen, path)
 
-    def _save(self, run: RunFolder, tracker: Tracker) -> None:
+    def _save(self, run: RunFolder, tracker: Report) -> None:
+        check_agreement(self.model, self.images_seen)
+        self._saved_at = self.images_seen
+        if not distributed.is_first():
+            return
         tensors = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer, self.model),
@@ -317,12 +359,9 @@ class Trainer:
             tensors["ema"] = self.average.module.state_dict()
             metadata["averaged_steps"] = int(self.average.n_averaged)
         run.checkpoints.save(self.images_seen, tensors, metadata)
-        self._saved_at = self.images_seen
 
-    def _finish(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    def _finish(self, run: RunFolder, tracker: Report) -> dict[str, Any]:
         self._draw(run, tracker)
-        newest = run.path / "samples" / f"{self.images_seen}.png"
-        write_atomically(run.path / "samples.png", newest.read_bytes())
         weights, model = next(iter(self._weights().items()))
         size = asdict(model_size(self.model))
         del size["layers"]
@@ -334,6 +373,9 @@ class Trainer:
             "data": self.images.source,
             "device": device_name(self.device),
         }
-        run.checkpoints.wait()
-        tracker.finish(summary)
+        if distributed.is_first():
+            newest = run.path / "samples" / f"{self.images_seen}.png"
+            write_atomically(run.path / "samples.png", newest.read_bytes())
+            run.checkpoints.wait()
+            tracker.finish(summary)
         return summary

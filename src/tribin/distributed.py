@@ -1,0 +1,118 @@
+"""The processes of a distributed run: as many as ``torchrun`` started, or this one alone."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Inside, the processes that ``torchrun`` started know each other.
+
+    On GPUs each takes the one of its rank on the host, and tensors there go through NCCL; what is
+    on the CPU goes through gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_local_rank())
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
+    yield  # after an error the others may be gone, and the group could not be left together
+    dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; the one of rank 0 alone writes and speaks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this process has rank 0."""
+    return rank() == 0
+
+
+def restarts_by_itself() -> bool:
+    """Whether ``torchrun`` starts a run again of which a process died (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
+def on_first(action: Callable[[], Result]) -> Result:
+    """Let the process of rank 0 act; all get what it returned, which can be pickled.
+
+    Raises:
+        Exception: what the action raised, in all processes.
+    """
+    if world_size() == 1:
+        return action()
+    outcome: list[tuple[Result | None, Exception | None]] = [(None, None)]
+    if is_first():
+        try:
+            outcome = [(action(), None)]
+        except Exception as error:  # the others, which wait, are told
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome)
+    [(result, failure)] = outcome
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[return-value]
+
+
+@contextmanager
+def first_of_each_host_first() -> Iterator[None]:
+    """One process of each host goes before its others, which find what it cached."""
+    if world_size() == 1:
+        yield
+        return
+    if _local_rank():
+        dist.monitored_barrier()
+    try:
+        yield
+    finally:
+        if not _local_rank():
+            dist.monitored_barrier()
+
+
+def gather(value: Result) -> list[Result]:
+    """What each process gives, by rank; it can be pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[Result | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def maximum(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of the processes' tensors, of one shape and dtype; without gradient."""
+    if world_size() == 1:
+        return values
+    values = values.detach().clone()
+    dist.all_reduce(values)
+    return values
+
+
+def _local_rank() -> int:
+    return int(os.environ["LOCAL_RANK"])

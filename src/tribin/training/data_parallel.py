@@ -1,0 +1,61 @@
+"""The model in torch's DistributedDataParallel, and the check that its processes agree."""
+
+import hashlib
+
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from tribin import distributed
+from tribin.errors import DisagreementError, InputError
+from tribin.models import GenerativeModel
+from tribin.recipe import Recipe
+from tribin.training.step import Model
+
+
+def check_batch_size(recipe: Recipe) -> None:
+    """Raise an InputError if a micro-batch has fewer images than there are processes."""
+    training, processes = recipe.training, distributed.world_size()
+    if (images := training.batch_size // training.accumulation) < processes:
+        raise InputError(
+            f"training.batch_size {training.batch_size} in {training.accumulation} micro-batches: "
+            f"{images} images can't be shared by {processes} processes; start fewer"
+        )
+
+
+def data_parallel(model: GenerativeModel, recipe: Recipe) -> Model:
+    """The model to train; where there are several processes, all take the weights of rank 0."""
+    if distributed.world_size() == 1:
+        return model
+    # Parameters that no gradient reaches: those of the topmost block of a ResNet VAE.
+    parallel = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+    if recipe.training.gradient_compression == "bfloat16":
+        parallel.register_comm_hook(None, bf16_compress_hook)
+    return parallel
+
+
+def check_agreement(model: nn.Module, images_seen: int) -> None:
+    """Compare the processes' weights, bit for bit.
+
+    Raises:
+        DisagreementError: if a process's are not those of rank 0.
+    """
+    if distributed.world_size() == 1:
+        return
+    first, *others = distributed.gather(_digest(model))
+    differing = [rank for rank, digest in enumerate(others, 1) if digest != first]
+    if differing:
+        ranks = ", ".join(map(str, differing))
+        raise DisagreementError(
+            f"after {images_seen:,} images the weights of rank {ranks} differ from those of rank "
+            "0: stopped before they were saved; resume from the newest checkpoint, and have the "
+            "hardware checked if it comes again"
+        )
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
