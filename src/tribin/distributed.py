@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tribin.errors import InputError
+
 Result = TypeVar("Result")
 
 
@@ -18,15 +20,23 @@ def process_group() -> Iterator[None]:
 
     On GPUs each takes the one of its rank on the host, and tensors there go through NCCL; what is
     on the CPU goes through gloo.
+
+    Raises:
+        InputError: if processes that ``torchrun`` starts again could not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(_local_rank())
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(
+        backend,
+        store=_store(),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        rank=int(os.environ["RANK"]),
+    )
     yield  # after an error the others may be gone, and the group could not be left together
     dist.destroy_process_group()
 
@@ -112,6 +122,23 @@ def sum_over_processes(values: Tensor) -> Tensor:
     values = values.detach().clone()
     dist.all_reduce(values)
     return values
+
+
+def _store() -> dist.Store | None:
+    """Where the processes leave their addresses; None for torch's default.
+
+    That is torchrun's own store, where a second start would find the addresses of the first. They
+    are kept apart by torchrun's count of starts, which several hosts may not agree on.
+    """
+    if not restarts_by_itself() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    if os.environ["GROUP_WORLD_SIZE"] != "1":
+        raise InputError(
+            "--max-restarts on several hosts takes --rdzv-backend=c10d, and "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun"
+        )
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    return dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
 
 
 def _local_rank() -> int:

@@ -29,7 +29,7 @@ def data_parallel(model: GenerativeModel, recipe: Recipe) -> Model:
     if distributed.world_size() == 1:
         return model
     # Parameters that no gradient reaches: those of the topmost block of a ResNet VAE.
-    parallel = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+    parallel = DistributedDataParallel(model, find_unused_parameters=True)
     if recipe.training.gradient_compression == "bfloat16":
         parallel.register_comm_hook(None, bf16_compress_hook)
     return parallel

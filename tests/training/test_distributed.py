@@ -1,0 +1,188 @@
+"""Training by several processes, started by torchrun, against training by one."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.runs import FLOWPP, TINY, checkpoints, metrics, tensor_files, tiny_recipe, tribin
+
+from tribin.training.trainer import train
+
+SHORT = ("training.images=120", "checkpoints.every_images=40", "evaluation.every_images=80")
+
+
+def torchrun(processes: int, *arguments: object, launcher: tuple[str, ...] = ()) -> Any:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(f"--nproc-per-node={processes}", *launcher),
+        *map(str, arguments),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(processes: int, *arguments: object, launcher: tuple[str, ...] = ()) -> tuple[str, str]:
+    process = torchrun(processes, *arguments, launcher=launcher)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def train_with(processes: int, run_dir: Path, *overrides: str) -> None:
+    run(processes, "-m", "tribin", "train", TINY, *overrides, "--run-dir", run_dir)
+
+
+def assert_close(run_dir: Path, expected_dir: Path) -> None:
+    """Equal but for the order of float sums: metrics, summary, weights and their average."""
+    lines = [metrics(folder).splitlines() for folder in (run_dir, expected_dir)]
+    for line, expected in zip(*lines, strict=True):
+        assert json.loads(line) == pytest.approx(json.loads(expected), rel=2e-4, abs=2e-5)
+    assert checkpoints(run_dir) == checkpoints(expected_dir)
+    newest = checkpoints(run_dir)[-1]
+    for name in ("model", "ema"):
+        files = (f / f"checkpoints/{newest}/{name}.safetensors" for f in (run_dir, expected_dir))
+        torch.testing.assert_close(*map(load_file, files), rtol=1e-3, atol=1e-4)
+    summaries = [json.loads((f / "summary.json").read_bytes()) for f in (run_dir, expected_dir)]
+    assert summaries[0]["images"] == summaries[1]["images"]
+    assert summaries[0]["bits_per_dim"] == pytest.approx(summaries[1]["bits_per_dim"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes."""
+    run_dir = tmp_path_factory.mktemp("runs") / "two"
+    train_with(2, run_dir, *SHORT)
+    return run_dir
+
+
+def test_two_processes_train_as_one(two: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(*SHORT), tmp_path / "one")
+    assert_close(two, tmp_path / "one")
+
+
+def test_flowpp_with_dropout_accumulation_and_ragged_batches(tmp_path: Path) -> None:
+    """Batches of 10 in 2 micro-batches for 3 processes; the last batch has 1 image."""
+    overrides = (FLOWPP.replace("}", ", dropout: 0.2}"), "training.images=41")
+    overrides += ("training.batch_size=10", "training.accumulation=2", "evaluation.images=31")
+    train(tiny_recipe(*overrides), tmp_path / "one")
+    train_with(3, tmp_path / "three", *overrides)
+    assert_close(tmp_path / "three", tmp_path / "one")
+
+
+# Rank 1 dies before its tenth step, where it was not started again.
+KILLED = """
+import itertools, os, signal
+from tribin.cli import main
+from tribin.training import trainer
+
+steps, train_step = itertools.count(), trainer.train_step
+
+def step_or_die(*arguments):
+    first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if next(steps) == 9 and os.environ["RANK"] == "1" and first_start:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(*arguments)
+
+trainer.train_step = step_or_die
+main(prog_name="tribin")
+"""
+
+
+def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_it_had_not_been(
+    two: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    arguments = (script, "train", TINY, *SHORT, "--run-dir", tmp_path / "run")
+    run(2, *arguments, launcher=("--max-restarts=1",))
+    assert tensor_files(tmp_path / "run", 120) == tensor_files(two, 120)
+    assert metrics(tmp_path / "run") == metrics(two)
+
+
+def test_a_signal_to_one_process_stops_all_and_another_number_of_them_goes_on(
+    tmp_path: Path,
+) -> None:
+    recipe = (*SHORT[1:], "training.images=4000", "evaluation.every_images=null")
+    run_dir = tmp_path / "run"
+    launcher = torchrun(2, "-m", "tribin", "train", TINY, *recipe, "--run-dir", run_dir)
+    while not (run_dir / "checkpoints" / "latest").exists():
+        assert launcher.poll() is None, launcher.communicate()
+        time.sleep(0.05)
+    os.kill(_worker_of(launcher.pid, rank=1), signal.SIGTERM)
+    _, errors = launcher.communicate(timeout=60)
+    assert errors.count("stopped by SIGTERM; go on by `tribin resume") == 1
+    assert re.search(r"exitcode\s+: 75", errors)
+    newest = checkpoints(run_dir)[-1]
+
+    result = tribin("resume", run_dir)
+    assert result.exit_code == 0
+    assert newest < 4000
+    assert checkpoints(run_dir)[-1] == 4000
+
+
+def _worker_of(launcher: int, rank: int) -> int:
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    ranks = {_rank_of(int(pid)): int(pid) for pid in children}
+    return ranks[rank]
+
+
+def _rank_of(pid: int) -> int:
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return int(dict(line.split("=", 1) for line in environment if line).get("RANK", -1))
+
+
+def test_bad_input_of_processes_ends_in_one_message(two: Path) -> None:
+    for arguments, message in {
+        (TINY, *SHORT, "--run-dir", two): f"{two} exists",
+        (TINY, "training.batch_size=1"): "1 images can't be shared by 2 processes; start fewer",
+    }.items():
+        process = torchrun(2, "-m", "tribin", "train", *arguments)
+        _, errors = process.communicate(timeout=60)
+        assert message in errors
+        assert re.search(r"exitcode\s+: 2 ", errors)
+        assert "Traceback (most recent call last)" not in errors.partition("elastic")[0]
+
+
+def test_restarts_need_the_name_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    result = tribin("train", TINY)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "tribin: --max-restarts takes --run-dir, where a restart finds the run\n"
+    )
+
+
+def test_a_restart_does_not_go_on_with_the_run_of_another_recipe(
+    monkeypatch: pytest.MonkeyPatch, two: Path
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    result = tribin("train", TINY, *SHORT, "seed=1", "--run-dir", two)
+    assert result.exit_code == 2
+    assert "holds a run of another recipe" in result.stderr
+
+
+def test_restarts_on_several_hosts_need_a_store_for_each_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "GROUP_WORLD_SIZE": "2",
+        "TORCHELASTIC_MAX_RESTARTS": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }.items():
+        monkeypatch.setenv(name, value)
+    result = tribin("train", TINY, "--run-dir", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "takes --rdzv-backend=c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in result.stderr
