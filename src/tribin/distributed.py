@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from tribin.errors import InputError
 
@@ -124,7 +125,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def _store() -> dist.Store | None:
+def _store() -> Store | None:
     """Where the processes leave their addresses; None for torch's default.
 
     That is torchrun's own store, where a second start would find the addresses of the first. They
@@ -137,8 +138,9 @@ def _store() -> dist.Store | None:
             "--max-restarts on several hosts takes --rdzv-backend=c10d, and "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun"
         )
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-    return dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address)  # type: ignore[attr-defined]
+    return PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
 
 
 def _local_rank() -> int:

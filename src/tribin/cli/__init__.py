@@ -50,18 +50,30 @@ class _Main(LazyGroup):
             raise
 
 
-class _BadInput(click.ClickException):
-    exit_code = 2
-
+class _Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"tribin: {self.message}", file=file, err=True)
 
 
-class _StoppedByGuard(_BadInput):
+class _BadInput(_Failure):
+    exit_code = 2
+
+
+class _OfAllProcesses(_Failure):
+    """What stops all processes of a distributed run alike; that of rank 0 says it."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        from tribin.distributed import is_first  # it imports torch
+
+        if is_first():
+            super().show(file)
+
+
+class _StoppedByGuard(_OfAllProcesses):
     exit_code = 3
 
 
-class _Stopped(_BadInput):
+class _Stopped(_OfAllProcesses):
     exit_code = 75
 
 
