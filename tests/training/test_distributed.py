@@ -15,6 +15,10 @@ import torch
 from safetensors.torch import load_file
 from tests.runs import FLOWPP, TINY, checkpoints, metrics, tensor_files, tiny_recipe, tribin
 
+from tribin import distributed
+from tribin.errors import DisagreementError
+from tribin.training import data_parallel
+from tribin.training.data_parallel import check_agreement
 from tribin.training.trainer import train
 
 SHORT = ("training.images=120", "checkpoints.every_images=40", "evaluation.every_images=80")
@@ -78,6 +82,13 @@ def test_flowpp_with_dropout_accumulation_and_ragged_batches(tmp_path: Path) -> 
     train(tiny_recipe(*overrides), tmp_path / "one")
     train_with(3, tmp_path / "three", *overrides)
     assert_close(tmp_path / "three", tmp_path / "one")
+
+
+def test_compressed_gradients_are_close(two: Path, tmp_path: Path) -> None:
+    train_with(2, tmp_path / "run", *SHORT, "training.gradient_compression=float16")
+    lines = [json.loads(metrics(folder).splitlines()[-1]) for folder in (tmp_path / "run", two)]
+    assert lines[0] != lines[1]
+    assert lines[0]["bits_per_dim"] == pytest.approx(lines[1]["bits_per_dim"], rel=1e-2)
 
 
 # Rank 1 dies before its tenth step, where it was not started again.
@@ -146,12 +157,24 @@ def test_bad_input_of_processes_ends_in_one_message(two: Path) -> None:
     for arguments, message in {
         (TINY, *SHORT, "--run-dir", two): f"{two} exists",
         (TINY, "training.batch_size=1"): "1 images can't be shared by 2 processes; start fewer",
+        (TINY, "training.gradient_compression=bfloat16"): "float16 or none is right",
     }.items():
         process = torchrun(2, "-m", "tribin", "train", *arguments)
         _, errors = process.communicate(timeout=60)
         assert message in errors
         assert re.search(r"exitcode\s+: 2 ", errors)
         assert "Traceback (most recent call last)" not in errors.partition("elastic")[0]
+
+
+def test_processes_that_disagree_stop_before_they_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "gather", lambda digest: [digest, digest, digest])
+    check_agreement(model, 10)
+    first = data_parallel.digest(other)
+    monkeypatch.setattr(distributed, "gather", lambda digest: [digest, digest, first])
+    with pytest.raises(DisagreementError, match=r"after 1,000 images the weights of rank 2 differ"):
+        check_agreement(model, 1000)
 
 
 def test_restarts_need_the_name_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

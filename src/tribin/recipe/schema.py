@@ -89,7 +89,7 @@ class Training(Section):
     autocast: Literal["none", "bfloat16"] = Field(
         default="none", description="lower precision of layers"
     )
-    gradient_compression: Literal["none", "bfloat16"] = Field(
+    gradient_compression: Literal["none", "float16", "bfloat16"] = Field(
         default="none", description="of the gradients that processes exchange"
     )
     ema_decay: float | None = Field(

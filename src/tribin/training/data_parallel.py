@@ -4,7 +4,10 @@ import hashlib
 
 import torch
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    bf16_compress_hook,
+    fp16_compress_hook,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from tribin import distributed
@@ -13,10 +16,19 @@ from tribin.models import GenerativeModel
 from tribin.recipe import Recipe
 from tribin.training.step import Model
 
+COMPRESSION_HOOKS = {"float16": fp16_compress_hook, "bfloat16": bf16_compress_hook}
 
-def check_batch_size(recipe: Recipe) -> None:
-    """Raise an InputError if a micro-batch has fewer images than there are processes."""
+
+def check_shareable(recipe: Recipe) -> None:
+    """Raise an InputError if there are processes, and they can't train the recipe together."""
     training, processes = recipe.training, distributed.world_size()
+    if processes == 1:
+        return
+    if training.gradient_compression == "bfloat16" and not torch.cuda.is_available():
+        raise InputError(
+            "training.gradient_compression bfloat16: processes without a GPU can't exchange that; "
+            "float16 or none is right"
+        )
     if (images := training.batch_size // training.accumulation) < processes:
         raise InputError(
             f"training.batch_size {training.batch_size} in {training.accumulation} micro-batches: "
@@ -30,8 +42,8 @@ def data_parallel(model: GenerativeModel, recipe: Recipe) -> Model:
         return model
     # Parameters that no gradient reaches: those of the topmost block of a ResNet VAE.
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
-    if recipe.training.gradient_compression == "bfloat16":
-        parallel.register_comm_hook(None, bf16_compress_hook)
+    if hook := COMPRESSION_HOOKS.get(recipe.training.gradient_compression):
+        parallel.register_comm_hook(None, hook)
     return parallel
 
 
@@ -43,8 +55,8 @@ def check_agreement(model: nn.Module, images_seen: int) -> None:
     """
     if distributed.world_size() == 1:
         return
-    first, *others = distributed.gather(_digest(model))
-    differing = [rank for rank, digest in enumerate(others, 1) if digest != first]
+    first, *others = distributed.gather(digest(model))
+    differing = [rank for rank, other in enumerate(others, 1) if other != first]
     if differing:
         ranks = ", ".join(map(str, differing))
         raise DisagreementError(
@@ -54,8 +66,9 @@ def check_agreement(model: nn.Module, images_seen: int) -> None:
         )
 
 
-def _digest(model: nn.Module) -> str:
-    digest = hashlib.sha256()
+def digest(model: nn.Module) -> str:
+    """SHA-256 of the model's tensors, as hexadecimal."""
+    checksum = hashlib.sha256()
     for value in model.state_dict().values():
-        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+        checksum.update(value.cpu().flatten().view(torch.uint8).numpy())
+    return checksum.hexdigest()

@@ -21,7 +21,7 @@ from tribin.seeding import seed_noise
 from tribin.tracking import SilentTracker, Tracker, pair_up, save_image_grid
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
-from tribin.training.data_parallel import check_agreement, check_batch_size, data_parallel
+from tribin.training.data_parallel import check_agreement, check_shareable, data_parallel
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
     build_average,
@@ -149,13 +149,13 @@ class Trainer:
         debug_non_finite: whether to run a step that is not finite again, to name the layer.
 
     Raises:
-        InputError: if the model can't have such images, or there are more processes than images in
-            a micro-batch.
+        InputError: if the model can't have such images, or there are processes that can't train it
+            together.
     """
 
     def __init__(self, recipe: Recipe, images: ImageSplits, *, debug_non_finite: bool) -> None:
         torch.backends.cudnn.deterministic = True
-        check_batch_size(recipe)
+        check_shareable(recipe)
         self.recipe = recipe
         self.images = images
         self.debug_non_finite = debug_non_finite
