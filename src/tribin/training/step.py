@@ -1,20 +1,21 @@
-"""One optimizer step: forward, backward, the guard, the update, and clipping of the latents.
+"""One optimizer step: forward, backward, and the update unless it is not finite.
 
 Of a recipe, its attributes alone are read, so that these functions work where pydantic is not.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from tribin.models import GenerativeModel, Objective
-from tribin.nn import clip_latent_weights, latent_weights
+from tribin.nn import latent_weights
 from tribin.training.phases import phase
+from tribin.training.update import update
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
@@ -27,37 +28,31 @@ class StepResult:
     Attributes:
         metrics: of the objective, averaged over the micro-batches; scalars on the device.
         gradient_norm: before clipping.
-        finite: whether loss and gradient were; if not, nothing was updated.
+        finite: whether loss and gradient were; if not, nothing was updated. A scalar on the
+            device: who asks for its value waits for the step.
     """
 
     metrics: dict[str, Tensor]
     gradient_norm: Tensor
-    finite: bool
+    finite: Tensor
 
     def __str__(self) -> str:
         return f"loss {self.metrics['loss'].item()}, gradient norm {self.gradient_norm.item()}"
 
 
 def train_step(
-    model: GenerativeModel, optimizer: torch.optim.Optimizer, images: Tensor, recipe: Recipe
+    model: GenerativeModel,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    recipe: Recipe,
+    average: AveragedModel | None = None,
 ) -> StepResult:
     """Take one step on uint8 images [N, C, H, W], in as many micro-batches as the recipe asks.
 
-    Latent weights are clipped to [−1, 1] after the update (Bird et al., 2021).
+    The average of the weights, if there is one, takes it too.
     """
     metrics = backward(model, images, recipe)
-    with phase("clip"):
-        gradient_norm = nn.utils.clip_grad_norm_(
-            model.parameters(), recipe.optimizer.gradient_clip or math.inf
-        )
-        finite = bool((gradient_norm + metrics["loss"]).isfinite())
-    if finite:
-        with phase("optimizer"):
-            optimizer.step()
-        with phase("clip"):
-            clip_latent_weights(model)
-    with phase("optimizer"):
-        optimizer.zero_grad()
+    gradient_norm, finite = update(model, optimizer, average, metrics["loss"], recipe)
     return StepResult(metrics, gradient_norm, finite)
 
 

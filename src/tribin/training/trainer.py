@@ -194,12 +194,9 @@ class Trainer:
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
-        result = train_step(self.model.train(), self.optimizer, images, self.recipe)
+        result = train_step(self.model.train(), self.optimizer, images, self.recipe, self.average)
         if not result.finite:
             self._skip(result, images, tracker)
-        elif self.average is not None:
-            with phase("optimizer"):
-                self.average.update_parameters(self.model)
 
         if flips is not None:
             with phase("logging"):

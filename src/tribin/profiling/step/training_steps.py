@@ -68,13 +68,10 @@ class TrainingSteps:
         set_learning_rate(self.optimizer, self.recipe, self.images_seen)
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
-        result = train_step(self.model.train(), self.optimizer, images, self.recipe)
+        result = train_step(self.model.train(), self.optimizer, images, self.recipe, self.average)
         self.images_seen += self.batch_size
         if not result.finite:
             raise NonFiniteError(f"{result} after {self.images_seen:,} random images")
-        if self.average is not None:
-            with phase("optimizer"):
-                self.average.update_parameters(self.model)
         if flips is not None:
             with phase("logging"):
                 flips.rates()
