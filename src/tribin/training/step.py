@@ -36,6 +36,11 @@ class StepResult:
     gradient_norm: Tensor
     finite: Tensor
 
+    def values(self) -> dict[str, float]:
+        """Metrics and gradient norm on the host, by one transfer."""
+        scalars = {**self.metrics, "gradient_norm": self.gradient_norm}
+        return dict(zip(scalars, torch.stack([*scalars.values()]).tolist(), strict=True))
+
     def __str__(self) -> str:
         return f"loss {self.metrics['loss'].item()}, gradient norm {self.gradient_norm.item()}"
 
@@ -93,10 +98,11 @@ class SignFlips:
         """The share of flipped signs, of all binary layers together and of each."""
         if not self._before:
             return {}
-        flips = {
-            name: ((value < 0) != self._before[name]).sum().item()
+        counts = [
+            ((value < 0) != self._before[name]).sum()
             for name, value in self._latent_weights.items()
-        }
+        ]
+        flips = dict(zip(self._before, torch.stack(counts).tolist(), strict=True))  # one transfer
         total = sum(value.numel() for value in self._before.values())
         layers = {
             f"sign_flips/{name.removesuffix('.latent_weight')}": flips[name] / value.numel()

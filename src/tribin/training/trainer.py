@@ -20,6 +20,7 @@ from tribin.seeding import seed_noise
 from tribin.tracking import Tracker, pair_up, save_image_grid
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
+from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
     build_average,
@@ -135,6 +136,8 @@ class Trainer:
         self.average = build_average(self.model, recipe)
         self.images_seen = 0
         self.skipped_steps = 0
+        # To name the layer takes the weights as they were before the step.
+        self._guard = Guard(0 if debug_non_finite else LAG[self.device.type])
         self.stop_signal = StopSignal()
         self._due: list[str] = []  # what the newest step still brings with it
         self._saved_at: int | None = None
@@ -174,6 +177,7 @@ class Trainer:
                 self._step(tracker)
                 self._after_step(run, tracker)
         except StoppedError:
+            self._skip_not_finite(tracker, settle=True)
             if self._saved_at != self.images_seen:
                 self._save(run, tracker)
             raise
@@ -195,18 +199,18 @@ class Trainer:
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
         result = train_step(self.model.train(), self.optimizer, images, self.recipe, self.average)
-        if not result.finite:
-            self._skip(result, images, tracker)
-
-        if flips is not None:
-            with phase("logging"):
-                tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
         every = {
             "validation": self.recipe.evaluation.every_images,
             "samples": self.recipe.samples.every_images,
             "checkpoint": self.recipe.checkpoints.every_images,
         }
-        self._due = [task for task, images in every.items() if self._passed(images, before)]
+        self._due = [task for task, count in every.items() if self._passed(count, before)]
+        self._guard.watch(TakenStep(result, images, self.images_seen))
+        self._skip_not_finite(tracker, settle=logs or bool(self._due))
+
+        if flips is not None:
+            with phase("logging"):
+                tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
 
     def _after_step(self, run: RunFolder, tracker: Tracker) -> None:
         """Do what is due; a run that is stopped in it resumes with the rest."""
@@ -226,11 +230,16 @@ class Trainer:
         indices = batch_indices(self.recipe.seed, self.images_seen, count, len(self._train_images))
         return self._train_images[indices.to(self.device)]
 
-    def _skip(self, result: StepResult, images: Tensor, tracker: Tracker) -> None:
+    def _skip_not_finite(self, tracker: Tracker, *, settle: bool) -> None:
+        """Act on the steps found not to be finite; with `settle`, look at all that were taken."""
+        for step in self._guard.not_finite(settle=settle):
+            self._skip(step, tracker)
+
+    def _skip(self, step: TakenStep, tracker: Tracker) -> None:
         training = self.recipe.training
         self.skipped_steps += 1
-        reason = f"{result} after {self.images_seen:,} images"
-        where = self._where(images)
+        reason = f"{step.result} after {step.images_seen:,} images"
+        where = self._where(step)
         if training.non_finite == "stop":
             raise NonFiniteError(f"{reason}: stopped before the update{where}")
         if self.skipped_steps > training.maximum_skipped_steps:
@@ -238,19 +247,19 @@ class Trainer:
             raise NonFiniteError(f"{reason}: stopped, {skipped}{where}")
         tracker.message(f"warning: {reason}: step skipped{where}")
 
-    def _where(self, images: Tensor) -> str:
-        """What the message about the step on these images ends with."""
+    def _where(self, step: TakenStep) -> str:
+        """What the message about the step ends with."""
         if not self.debug_non_finite:
             return " (--debug-non-finite names the layer)"
-        seed_noise(self.recipe.seed, "step", self.images_seen - len(images))
-        return f"; {first_non_finite(self.model, images, self.recipe)}"
+        seed_noise(self.recipe.seed, "step", step.images_seen - len(step.images))
+        return f"; {first_non_finite(self.model, step.images, self.recipe)}"
 
     def _metrics(self, result: StepResult, rate: float) -> dict[str, float]:
-        values = {name: value.item() for name, value in result.metrics.items()}
+        values = result.values()
         return {  # the first four are those that the terminal shows
             "bits_per_dim": values["bits_per_dim"],
             "loss": values["loss"],
-            "gradient_norm": result.gradient_norm.item(),
+            "gradient_norm": values["gradient_norm"],
             "learning_rate": rate,
             **values,
             "skipped_steps": self.skipped_steps,
