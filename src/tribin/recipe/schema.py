@@ -89,6 +89,9 @@ class Training(Section):
     autocast: Literal["none", "bfloat16"] = Field(
         default="none", description="lower precision of layers"
     )
+    compile: bool = Field(
+        default=False, description="torch.compile for the steps; where it fails, a warning"
+    )
     ema_decay: float | None = Field(
         default=None, gt=0, lt=1, description="per step, of the averaged weights; null: no average"
     )

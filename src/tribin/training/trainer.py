@@ -15,11 +15,12 @@ from tribin.inspection import model_size
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
 from tribin.provenance import device_name, provenance
-from tribin.recipe import Recipe
+from tribin.recipe import Recipe, recipe_from_json
 from tribin.seeding import seed_noise
 from tribin.tracking import Tracker, pair_up, save_image_grid
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
+from tribin.training.compilation import compile_or_tell
 from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
@@ -31,7 +32,7 @@ from tribin.training.optimizer import (
 )
 from tribin.training.phases import phase
 from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
-from tribin.training.step import SignFlips, StepResult, train_step
+from tribin.training.step import SignFlips, StepResult, backward, train_step
 from tribin.training.stop_signal import StopSignal
 from tribin.training.writing import writing
 
@@ -75,7 +76,9 @@ def resume(run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
 
 
 def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    before, now = checkpoint.metadata["recipe"], recipe.model_dump(mode="json")
+    # An older version's recipe has fewer fields.
+    before = recipe_from_json(checkpoint.metadata["recipe"]).model_dump(mode="json")
+    now = recipe.model_dump(mode="json")
     now["data"]["path"] = before["data"]["path"]  # the same images may have moved
     for section in ("seed", "model", "data", "optimizer", "training"):
         if before[section] != now[section]:
@@ -161,6 +164,18 @@ class Trainer:
             self.average.module.load_state_dict(checkpoint.tensors("ema"))
             self.average.n_averaged.fill_(checkpoint.metadata["averaged_steps"])
 
+    def compile(self, tracker: Tracker) -> None:
+        """Have the steps that follow run compiled, where that can be."""
+        training = self.recipe.training
+        counts = {min(training.batch_size, training.images), training.images % training.batch_size}
+
+        def trial() -> None:
+            for count in counts - {0}:  # those of the last step too
+                backward(self.model, self._batch(count), self.recipe)
+
+        self.model.train()
+        compile_or_tell(self.model, trial, tracker.message)
+
     def run(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
         """Train to the end; return the summary, which is also written to the run folder.
 
@@ -172,6 +187,8 @@ class Trainer:
         tracker.message(f"{self.recipe.model.name}: {size.parameters:,} parameters")
         try:
             self._after_step(run, tracker)
+            if self.recipe.training.compile:
+                self.compile(tracker)
             while self.images_seen < self.recipe.training.images:
                 self.stop_signal.check()
                 self._step(tracker)
