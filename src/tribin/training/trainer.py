@@ -339,7 +339,8 @@ class Trainer:
         if self.average is not None:
             tensors["ema"] = self.average.module.state_dict()
             metadata["averaged_steps"] = int(self.average.n_averaged)
-        run.checkpoints.save(self.images_seen, tensors, metadata)
+        with phase("checkpoint"):
+            run.checkpoints.save(self.images_seen, tensors, metadata)
         self._saved_at = self.images_seen
 
     def _finish(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
