@@ -28,7 +28,8 @@ where there is none, the number of elements, and whether they are latent weights
 class AdamStep:
     """`reference.adam_step` on a GPU, which the host never waits for.
 
-    The table of addresses is made again at each call that finds one changed.
+    The table of addresses is made again at each call that finds one changed, as those of gradients
+    often are; the rest is found out anew where others change.
     """
 
     def __init__(self) -> None:
@@ -52,10 +53,13 @@ class AdamStep:
         """
         gradients = [_like_parameter(each) for each in tensors]  # copies live until the launch
         rows = [_row(each, gradient) for each, gradient in zip(tensors, gradients, strict=True)]
-        if rows != self._rows:
+        if [row[1:] for row in rows] != [row[1:] for row in self._rows]:
             for each in tensors:
                 _check(each)
-            self._build(rows, finite.device)
+            self._blocks = _blocks(rows, finite.device)
+        if rows != self._rows:
+            self._table = _to_device(torch.tensor(rows, dtype=torch.int64), finite.device)
+            self._rows = rows
         scales, corrections = adam_scalars(
             self._table, gradient_norm, finite, averaged_steps, settings
         )
@@ -84,15 +88,15 @@ class AdamStep:
             },
         )
 
-    def _build(self, rows: list[list[int]], device: torch.device) -> None:
-        blocks = [
-            (index, first)
-            for index, (*_, elements, _latent) in enumerate(rows)
-            for first in range(triton.cdiv(elements, BLOCK))
-        ]
-        self._rows = rows
-        self._table = _to_device(torch.tensor(rows, dtype=torch.int64), device)
-        self._blocks = _to_device(torch.tensor(blocks, dtype=torch.int32).view(-1, 2).T, device)
+
+def _blocks(rows: list[list[int]], device: torch.device) -> Tensor:
+    """The tensor of each program, and which of its blocks: int32 [2, programs]."""
+    blocks = [
+        (index, block)
+        for index, (*_, elements, _latent) in enumerate(rows)
+        for block in range(triton.cdiv(elements, BLOCK))
+    ]
+    return _to_device(torch.tensor(blocks, dtype=torch.int32).view(-1, 2).T, device)
 
 
 def _to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -109,6 +113,8 @@ def _row(each: AdamTensors, gradient: Tensor | None) -> list[int]:
 
 
 def _like_parameter(each: AdamTensors) -> Tensor | None:
+    if each.gradient is not None and each.gradient.dtype != torch.float32:
+        raise TypeError(f"adam_step: gradient has the dtype {each.gradient.dtype}, wanted float32")
     if each.gradient is None or each.gradient.stride() == each.parameter.stride():
         return each.gradient
     return torch.empty_like(each.parameter).copy_(each.gradient)
@@ -116,7 +122,7 @@ def _like_parameter(each: AdamTensors) -> Tensor | None:
 
 def _check(each: AdamTensors) -> None:
     alike = {name: getattr(each, name) for name in ("exp_avg", "exp_avg_sq", "average")}
-    for name, tensor in {"parameter": each.parameter, "gradient": each.gradient, **alike}.items():
+    for name, tensor in {"parameter": each.parameter, **alike}.items():
         if tensor is not None and tensor.dtype != torch.float32:
             raise TypeError(f"adam_step: {name} has the dtype {tensor.dtype}, wanted float32")
     strides = each.parameter.stride()
