@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tribin_kernels.launch import launch
-from tribin_kernels.reference.adam_step import AdamSettings
+from tribin_kernels.reference import AdamSettings
 
 _BLOCK = 128
 

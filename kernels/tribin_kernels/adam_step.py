@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tribin_kernels.adam_scalars import adam_scalars
 from tribin_kernels.launch import launch
-from tribin_kernels.reference.adam_step import AdamSettings, AdamTensors
+from tribin_kernels.reference import AdamSettings, AdamTensors
 
 BLOCK = 1024
 """Elements of a program: of each tensor, a thread takes twice 16 bytes."""

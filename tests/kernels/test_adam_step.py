@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tribin_kernels.adam_step import BLOCK, AdamStep
-from tribin_kernels.reference.adam_step import AdamSettings, AdamTensors, adam_step
+from tribin_kernels.reference import AdamSettings, AdamTensors, adam_step
 
 SHAPES = [(), (3,), (BLOCK,), (BLOCK + 1,), (0, 4), (2 * BLOCK - 1, 2), (3, 5, 3, 3)]
 STATE = ("parameter", "exp_avg", "exp_avg_sq", "average")

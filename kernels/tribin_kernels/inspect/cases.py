@@ -18,7 +18,7 @@ from tribin_kernels.packed_conv2d import packed_conv2d
 from tribin_kernels.popcount import PopcountConfig, linear_w1a1
 from tribin_kernels.real_mma import RealMmaConfig, conv2d_w1a16
 from tribin_kernels.real_product import mma_operand
-from tribin_kernels.reference.adam_step import AdamSettings, AdamTensors
+from tribin_kernels.reference import AdamSettings, AdamTensors
 from tribin_kernels.scale_gradient import scale_gradient, split_float32
 from tribin_kernels.unpack_rows import unpack_rows
 from tribin_kernels.weight_gradient import WeightGradientConfig, product_gradient

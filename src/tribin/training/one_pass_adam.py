@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tribin.nn import latent_weights
-from tribin_kernels.reference.adam_step import AdamSettings, AdamTensors
+from tribin_kernels.reference import AdamSettings, AdamTensors
 
 
 def takes_one_pass(model: nn.Module) -> bool:
