@@ -34,6 +34,7 @@ from tribin.training.phases import phase
 from tribin.training.run_folder import RunFolder, build_model, check_new, default_device, load_data
 from tribin.training.step import SignFlips, StepResult, backward, train_step
 from tribin.training.stop_signal import StopSignal
+from tribin.training.transfer import to_device
 from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
@@ -245,7 +246,7 @@ class Trainer:
 
     def _batch(self, count: int) -> Tensor:
         indices = batch_indices(self.recipe.seed, self.images_seen, count, len(self._train_images))
-        return self._train_images[indices.to(self.device)]
+        return self._train_images[to_device(indices, self.device)]
 
     def _skip_not_finite(self, tracker: Tracker, *, settle: bool) -> None:
         """Act on the steps found not to be finite; with `settle`, look at all that were taken."""

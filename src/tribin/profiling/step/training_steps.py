@@ -15,6 +15,7 @@ from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.optimizer import build_average, build_optimizer, set_learning_rate
 from tribin.training.phases import PHASES, listening, phase
 from tribin.training.step import SignFlips, train_step
+from tribin.training.transfer import to_device
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
@@ -66,7 +67,7 @@ class TrainingSteps:
         """
         with phase("data"):
             indices = torch.randint(len(self.images), (self.batch_size,))
-            images = self.images[indices.to(self.device)]
+            images = self.images[to_device(indices, self.device)]
         set_learning_rate(self.optimizer, self.recipe, self.images_seen)
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
