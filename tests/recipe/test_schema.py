@@ -54,6 +54,7 @@ def test_defaults():
             "accumulation": 1,
             "initialization_images": 256,
             "autocast": "none",
+            "compile": False,
             "ema_decay": None,
             "non_finite": "stop",
             "maximum_skipped_steps": 10,

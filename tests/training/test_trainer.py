@@ -38,8 +38,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], No
     """Have a function see (model, optimizer, images, result) after each step."""
 
     def start(see: Callable[..., None]) -> None:
-        def step(model: Any, optimizer: Any, images: Tensor, recipe: Any) -> StepResult:
-            result = train_step(model, optimizer, images, recipe)
+        def step(model: Any, optimizer: Any, images: Tensor, *others: Any) -> StepResult:
+            result = train_step(model, optimizer, images, *others)
             see(model, optimizer, images, result)
             return result
 

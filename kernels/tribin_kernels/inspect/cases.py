@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tribin_kernels import bit_mma, int8_mma
+from tribin_kernels.adam_step import AdamStep
 from tribin_kernels.border_table import border_table
 from tribin_kernels.finish_weight_gradient import finish_weight_gradient
 from tribin_kernels.inspect.case import Case
@@ -17,6 +18,7 @@ from tribin_kernels.packed_conv2d import packed_conv2d
 from tribin_kernels.popcount import PopcountConfig, linear_w1a1
 from tribin_kernels.real_mma import RealMmaConfig, conv2d_w1a16
 from tribin_kernels.real_product import mma_operand
+from tribin_kernels.reference import AdamSettings, AdamTensors
 from tribin_kernels.scale_gradient import scale_gradient, split_float32
 from tribin_kernels.unpack_rows import unpack_rows
 from tribin_kernels.weight_gradient import WeightGradientConfig, product_gradient
@@ -145,6 +147,28 @@ def _border_table(operands: Operands, _: str) -> Call:
     return lambda: border_table(fragments, operands.shape)
 
 
+def _adam_step(operands: Operands, option: str) -> Call:
+    """A latent weight and its gain; the option is whether they are averaged."""
+    device, averages = operands.device, option == "average"
+    parameters = {"latent": operands.latent_weight(), "gain": operands.gain()}
+    tensors = [
+        AdamTensors(
+            parameter,
+            gradient=torch.zeros_like(parameter),
+            exp_avg=torch.zeros_like(parameter),
+            exp_avg_sq=torch.zeros_like(parameter),
+            step=torch.zeros((), device=device),
+            average=parameter.clone() if averages else None,
+            latent=name == "latent",
+        )
+        for name, parameter in parameters.items()
+    ]
+    gradient_norm, finite = (torch.ones((), dtype=x, device=device) for x in (None, torch.bool))
+    averaged_steps = torch.ones((), dtype=torch.int64, device=device) if averages else None
+    settings, step = AdamSettings(1e-3, (0.9, 0.999), 1e-8, 1.0, 0.999), AdamStep()
+    return lambda: step(tensors, gradient_norm, finite, averaged_steps, settings)
+
+
 def _cases(
     kernel: str, call: Callable[[Operands, str], Call], config_class: type | None, *names: str
 ) -> list[Case]:
@@ -216,4 +240,5 @@ CASES = [
     *_cases("scale_gradient", _scale_gradient, None, "resnet 3x3, bf16", "flow++ 3x3, fp32"),
     *_cases("scale_gradient", _split_float32, None, "resnet 3x3, fp32, split"),
     *_cases("border_table", _border_table, None, "resnet 5x5, bf16"),
+    *_cases("adam_step", _adam_step, None, "resnet 3x3, fp32", "resnet 3x3, fp32, average"),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ with. Sources: "Reducing the Computational Cost of Deep Generative Models with B
 Networks" (Bird, Kingma and Barber, ICLR 2021).
 """
 
+from tribin_kernels.reference.adam_step import AdamSettings, AdamTensors, adam_step
 from tribin_kernels.reference.binary_conv2d import (
     binary_conv2d,
     binary_conv2d_backward,
@@ -31,7 +32,10 @@ from tribin_kernels.reference.signs import activation_mask, sign, weight_scale
 
 __all__ = [
     "WORD_BITS",
+    "AdamSettings",
+    "AdamTensors",
     "activation_mask",
+    "adam_step",
     "binary_conv2d",
     "binary_conv2d_backward",
     "binary_conv2d_w1a1",

@@ -89,6 +89,9 @@ class Training(Section):
     autocast: Literal["none", "bfloat16"] = Field(
         default="none", description="lower precision of layers"
     )
+    compile: bool = Field(
+        default=False, description="torch.compile for the steps; where it fails, a warning"
+    )
     gradient_compression: Literal["none", "float16", "bfloat16"] = Field(
         default="none", description="of the gradients that processes exchange"
     )

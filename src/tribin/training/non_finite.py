@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tribin.models import GenerativeModel, Objective
@@ -34,6 +35,7 @@ def first_non_finite(model: GenerativeModel, images: Tensor, recipe: Recipe) -> 
     search = _Search()
     with ExitStack() as cleanup:
         cleanup.callback(model.zero_grad)
+        cleanup.enter_context(torch.compiler.set_stance("force_eager"))  # what is compiled hides
         for path, module in model.named_modules():
             layer = f"{path} ({type(module).__name__})" if path else type(module).__name__
             before, after = partial(search.before, path, layer), partial(search.after, layer)

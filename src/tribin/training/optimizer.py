@@ -6,11 +6,13 @@ Of a recipe, its attributes alone are read, so that these functions work where p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tribin.training.one_pass_adam import OnePassAdam, takes_one_pass
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     """Adam over all parameters, latent weights included (Bird et al., 2021)."""
     section = recipe.optimizer
-    return torch.optim.Adam(
-        model.parameters(),
-        lr=section.learning_rate,
-        betas=section.betas,
-        eps=section.epsilon,
-        fused=True,
-    )
+    settings: dict[str, Any] = {
+        "lr": section.learning_rate,
+        "betas": section.betas,
+        "eps": section.epsilon,
+        "fused": True,
+    }
+    if takes_one_pass(model):
+        return OnePassAdam(model, **settings)
+    return torch.optim.Adam(model.parameters(), **settings)
 
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
@@ -67,7 +71,8 @@ def build_average(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
     decay = recipe.training.ema_decay
     if decay is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    device = next(model.parameters()).device  # of the counter too, which the kernel increases
+    return AveragedModel(model, device, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

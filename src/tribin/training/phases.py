@@ -1,7 +1,8 @@
 """The phases of a training step, named where their code is, for whoever measures them.
 
 ``"data"``, ``"forward"``, ``"backward"``, ``"clip"``, ``"optimizer"`` and ``"logging"``. None
-contains another; what is in none is what a step does beside them.
+contains another; what is in none is what a step does beside them. Between steps there is
+``"checkpoint"``, as long as a run waits for one.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ _listener: ContextVar[Listener] = ContextVar("_listener", default=nullcontext)
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Name what runs inside, one of ``PHASES``: torch's profiler shows it under that name."""
+    """Name what runs inside by one of the names above: torch's profiler shows it under that."""
     with record_function(name), _listener.get()(name):
         yield
 

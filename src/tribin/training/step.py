@@ -1,11 +1,10 @@
-"""One optimizer step: forward, backward, the guard, the update, and clipping of the latents.
+"""One optimizer step: forward, backward, and the update unless it is not finite.
 
 Of a recipe, its attributes alone are read, so that these functions work where pydantic is not.
 """
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,12 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from tribin.distributed import sum_over_processes, world_size
 from tribin.models import GenerativeModel, Objective
-from tribin.nn import clip_latent_weights, latent_weights
+from tribin.nn import latent_weights
 from tribin.sharding import Shard, sharded
 from tribin.training.phases import phase
+from tribin.training.update import update
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
@@ -33,37 +34,36 @@ class StepResult:
     Attributes:
         metrics: of the objective, averaged over the micro-batches; scalars on the device.
         gradient_norm: before clipping.
-        finite: whether loss and gradient were; if not, nothing was updated.
+        finite: whether loss and gradient were; if not, nothing was updated. A scalar on the
+            device: who asks for its value waits for the step.
     """
 
     metrics: dict[str, Tensor]
     gradient_norm: Tensor
-    finite: bool
+    finite: Tensor
+
+    def values(self) -> dict[str, float]:
+        """Metrics and gradient norm on the host, by one transfer."""
+        scalars = {**self.metrics, "gradient_norm": self.gradient_norm}
+        return dict(zip(scalars, torch.stack([*scalars.values()]).tolist(), strict=True))
 
     def __str__(self) -> str:
         return f"loss {self.metrics['loss'].item()}, gradient norm {self.gradient_norm.item()}"
 
 
 def train_step(
-    model: Model, optimizer: torch.optim.Optimizer, images: Tensor, recipe: Recipe
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    recipe: Recipe,
+    average: AveragedModel | None = None,
 ) -> StepResult:
     """Take one step on uint8 images [N, C, H, W], in as many micro-batches as the recipe asks.
 
-    Latent weights are clipped to [−1, 1] after the update (Bird et al., 2021).
+    The average of the weights, if there is one, takes it too.
     """
     metrics = backward(model, images, recipe)
-    with phase("clip"):
-        gradient_norm = nn.utils.clip_grad_norm_(
-            model.parameters(), recipe.optimizer.gradient_clip or math.inf
-        )
-        finite = bool((gradient_norm + metrics["loss"]).isfinite())
-    if finite:
-        with phase("optimizer"):
-            optimizer.step()
-        with phase("clip"):
-            clip_latent_weights(model)
-    with phase("optimizer"):
-        optimizer.zero_grad()
+    gradient_norm, finite = update(model, optimizer, average, metrics["loss"], recipe)
     return StepResult(metrics, gradient_norm, finite)
 
 
@@ -125,10 +125,11 @@ class SignFlips:
         """The share of flipped signs, of all binary layers together and of each."""
         if not self._before:
             return {}
-        flips = {
-            name: ((value < 0) != self._before[name]).sum().item()
+        counts = [
+            ((value < 0) != self._before[name]).sum()
             for name, value in self._latent_weights.items()
-        }
+        ]
+        flips = dict(zip(self._before, torch.stack(counts).tolist(), strict=True))  # one transfer
         total = sum(value.numel() for value in self._before.values())
         layers = {
             f"sign_flips/{name.removesuffix('.latent_weight')}": flips[name] / value.numel()

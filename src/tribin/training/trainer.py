@@ -16,12 +16,14 @@ from tribin.inspection import model_size
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
 from tribin.provenance import device_name, provenance
-from tribin.recipe import Recipe
+from tribin.recipe import Recipe, recipe_from_json
 from tribin.seeding import seed_noise
 from tribin.tracking import SilentTracker, Tracker, pair_up, save_image_grid
 from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
+from tribin.training.compilation import compile_or_tell
 from tribin.training.data_parallel import check_agreement, check_shareable, data_parallel
+from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
     build_average,
@@ -39,8 +41,9 @@ from tribin.training.run_folder import (
     is_run,
     load_data,
 )
-from tribin.training.step import Model, SignFlips, StepResult, train_step
+from tribin.training.step import Model, SignFlips, StepResult, backward, train_step
 from tribin.training.stop_signal import StopSignal
+from tribin.training.transfer import to_device
 from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
@@ -97,7 +100,9 @@ def _check_same_recipe(run_dir: Path, recipe: Recipe) -> None:
 
 
 def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    before, now = checkpoint.metadata["recipe"], recipe.model_dump(mode="json")
+    # An older version's recipe has fewer fields.
+    before = recipe_from_json(checkpoint.metadata["recipe"]).model_dump(mode="json")
+    now = recipe.model_dump(mode="json")
     now["data"]["path"] = before["data"]["path"]  # the same images may have moved
     for section in ("seed", "model", "data", "optimizer", "training"):
         if before[section] != now[section]:
@@ -167,6 +172,8 @@ class Trainer:
         self.average = build_average(self.model, recipe)
         self.images_seen = 0
         self.skipped_steps = 0
+        # To name the layer takes the weights as they were before the step.
+        self._guard = Guard(0 if debug_non_finite else LAG[self.device.type])
         self.stop_signal = StopSignal()
         self._due: list[str] = []  # what the newest step still brings with it
         self._saved_at: int | None = None
@@ -190,6 +197,18 @@ class Trainer:
             self.average.module.load_state_dict(checkpoint.tensors("ema"))
             self.average.n_averaged.fill_(checkpoint.metadata["averaged_steps"])
 
+    def compile(self, tracker: Report) -> None:
+        """Have the steps that follow run compiled, where that can be."""
+        training = self.recipe.training
+        counts = {min(training.batch_size, training.images), training.images % training.batch_size}
+
+        def trial() -> None:
+            for count in counts - {0}:  # those of the last step too
+                backward(self._parallel_model, self._batch(count), self.recipe)
+
+        self._parallel_model.train()
+        compile_or_tell(self.model, trial, tracker.message)
+
     def run(self, run: RunFolder, tracker: Report) -> dict[str, Any]:
         """Train to the end; return the summary, which is also written to the run folder.
 
@@ -202,11 +221,14 @@ class Trainer:
         self._parallel_model = data_parallel(self.model, self.recipe)
         try:
             self._after_step(run, tracker)
+            if self.recipe.training.compile:
+                self.compile(tracker)
             while self.images_seen < self.recipe.training.images:
                 self.stop_signal.check()
                 self._step(tracker)
                 self._after_step(run, tracker)
         except StoppedError:
+            self._skip_not_finite(tracker, settle=True)
             if self._saved_at != self.images_seen:
                 self._save(run, tracker)
             raise
@@ -228,22 +250,19 @@ class Trainer:
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
         self._parallel_model.train()
-        result = train_step(self._parallel_model, self.optimizer, images, self.recipe)
-        if not result.finite:
-            self._skip(result, images, tracker)
-        elif self.average is not None:
-            with phase("optimizer"):
-                self.average.update_parameters(self.model)
-
-        if flips is not None:
-            with phase("logging"):
-                tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
+        result = train_step(self._parallel_model, self.optimizer, images, self.recipe, self.average)
         every = {
             "validation": self.recipe.evaluation.every_images,
             "samples": self.recipe.samples.every_images,
             "checkpoint": self.recipe.checkpoints.every_images,
         }
-        self._due = [task for task, images in every.items() if self._passed(images, before)]
+        self._due = [task for task, count in every.items() if self._passed(count, before)]
+        self._guard.watch(TakenStep(result, images, self.images_seen))
+        self._skip_not_finite(tracker, settle=logs or bool(self._due))
+
+        if flips is not None:
+            with phase("logging"):
+                tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
 
     def _after_step(self, run: RunFolder, tracker: Report) -> None:
         """Do what is due; a run that is stopped in it resumes with the rest."""
@@ -261,13 +280,18 @@ class Trainer:
 
     def _batch(self, count: int) -> Tensor:
         indices = batch_indices(self.recipe.seed, self.images_seen, count, len(self._train_images))
-        return self._train_images[indices.to(self.device)]
+        return self._train_images[to_device(indices, self.device)]
 
-    def _skip(self, result: StepResult, images: Tensor, tracker: Report) -> None:
+    def _skip_not_finite(self, tracker: Report, *, settle: bool) -> None:
+        """Act on the steps found not to be finite; with `settle`, look at all that were taken."""
+        for step in self._guard.not_finite(settle=settle):
+            self._skip(step, tracker)
+
+    def _skip(self, step: TakenStep, tracker: Report) -> None:
         training = self.recipe.training
         self.skipped_steps += 1
-        reason = f"{result} after {self.images_seen:,} images"
-        where = self._where(images)
+        reason = f"{step.result} after {step.images_seen:,} images"
+        where = self._where(step)
         if training.non_finite == "stop":
             raise NonFiniteError(f"{reason}: stopped before the update{where}")
         if self.skipped_steps > training.maximum_skipped_steps:
@@ -275,19 +299,19 @@ class Trainer:
             raise NonFiniteError(f"{reason}: stopped, {skipped}{where}")
         tracker.message(f"warning: {reason}: step skipped{where}")
 
-    def _where(self, images: Tensor) -> str:
-        """What the message about the step on these images ends with."""
+    def _where(self, step: TakenStep) -> str:
+        """What the message about the step ends with."""
         if not self.debug_non_finite:
             return " (--debug-non-finite names the layer)"
-        seed_noise(self.recipe.seed, "step", self.images_seen - len(images))
-        return f"; {first_non_finite(self.model, images, self.recipe)}"
+        seed_noise(self.recipe.seed, "step", step.images_seen - len(step.images))
+        return f"; {first_non_finite(self.model, step.images, self.recipe)}"
 
     def _metrics(self, result: StepResult, rate: float) -> dict[str, float]:
-        values = {name: value.item() for name, value in result.metrics.items()}
+        values = result.values()
         return {  # the first four are those that the terminal shows
             "bits_per_dim": values["bits_per_dim"],
             "loss": values["loss"],
-            "gradient_norm": result.gradient_norm.item(),
+            "gradient_norm": values["gradient_norm"],
             "learning_rate": rate,
             **values,
             "skipped_steps": self.skipped_steps,
@@ -358,10 +382,14 @@ class Trainer:
         if self.average is not None:
             tensors["ema"] = self.average.module.state_dict()
             metadata["averaged_steps"] = int(self.average.n_averaged)
-        run.checkpoints.save(self.images_seen, tensors, metadata)
+        with phase("checkpoint"):
+            run.checkpoints.save(self.images_seen, tensors, metadata)
 
     def _finish(self, run: RunFolder, tracker: Report) -> dict[str, Any]:
         self._draw(run, tracker)
+        if distributed.is_first():
+            newest = run.path / "samples" / f"{self.images_seen}.png"
+            write_atomically(run.path / "samples.png", newest.read_bytes())
         weights, model = next(iter(self._weights().items()))
         size = asdict(model_size(self.model))
         del size["layers"]
@@ -373,9 +401,6 @@ class Trainer:
             "data": self.images.source,
             "device": device_name(self.device),
         }
-        if distributed.is_first():
-            newest = run.path / "samples" / f"{self.images_seen}.png"
-            write_atomically(run.path / "samples.png", newest.read_bytes())
-            run.checkpoints.wait()
-            tracker.finish(summary)
+        run.checkpoints.wait()
+        tracker.finish(summary)
         return summary

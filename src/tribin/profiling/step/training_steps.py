@@ -11,9 +11,11 @@ import torch
 from tribin.errors import NonFiniteError
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
+from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.optimizer import build_average, build_optimizer, set_learning_rate
 from tribin.training.phases import PHASES, listening, phase
 from tribin.training.step import SignFlips, train_step
+from tribin.training.transfer import to_device
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
@@ -54,6 +56,7 @@ class TrainingSteps:
         self.optimizer = build_optimizer(self.model, recipe)
         self.average = build_average(self.model, recipe)
         self.images_seen = 0
+        self._guard = Guard(LAG[device.type])
 
     @_deterministic()
     def take(self, *, logs: bool = False) -> None:
@@ -64,22 +67,19 @@ class TrainingSteps:
         """
         with phase("data"):
             indices = torch.randint(len(self.images), (self.batch_size,))
-            images = self.images[indices.to(self.device)]
+            images = self.images[to_device(indices, self.device)]
         set_learning_rate(self.optimizer, self.recipe, self.images_seen)
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
-        result = train_step(self.model.train(), self.optimizer, images, self.recipe)
+        result = train_step(self.model.train(), self.optimizer, images, self.recipe, self.average)
         self.images_seen += self.batch_size
-        if not result.finite:
-            raise NonFiniteError(f"{result} after {self.images_seen:,} random images")
-        if self.average is not None:
-            with phase("optimizer"):
-                self.average.update_parameters(self.model)
+        self._guard.watch(TakenStep(result, images, self.images_seen))
+        for bad in self._guard.not_finite(settle=logs):
+            raise NonFiniteError(f"{bad.result} after {bad.images_seen:,} random images")
         if flips is not None:
             with phase("logging"):
                 flips.rates()
-                for value in (*result.metrics.values(), result.gradient_norm):
-                    value.item()
+                result.values()
 
 
 def seconds_by_phase(run: Callable[[], object], now: Callable[[], float]) -> dict[str, float]:

@@ -1,0 +1,11 @@
+"""Host to device, without the host waiting for what the device has still to do."""
+
+import torch
+from torch import Tensor
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device; from pinned memory to a GPU, as any other copy waits for its work."""
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
