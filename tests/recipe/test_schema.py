@@ -55,6 +55,7 @@ def test_defaults():
             "initialization_images": 256,
             "autocast": "none",
             "compile": False,
+            "gradient_compression": "none",
             "ema_decay": None,
             "non_finite": "stop",
             "maximum_skipped_steps": 10,
