@@ -1,6 +1,7 @@
 import io
 import re
 import sys
+import time
 
 import pytest
 
@@ -69,3 +70,14 @@ def test_metrics_are_written_for_people() -> None:
     assert format_metrics(METRICS | {"loss": float("nan")}) == (
         "bits_per_dim 2.135  kl 0.5  images 12,800  weights ema  hidden 1  loss nan"
     )
+
+
+def test_the_clock_of_the_wall_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does when it is set; tqdm, which measures by it, has to bear that too."""
+    clock = iter((1e9, *(1e9 - 86_400 * (-1) ** n for n in range(1000))))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = Progress(100, 0, "run")
+    speeds = [progress.update(images, {"loss": 1.0}) for images in (10, 20, 30)]
+    progress.close()
+    assert all(speed > 0 for speed in speeds)

@@ -1,7 +1,9 @@
 """What a run does with its images, its averages, its noise, and a step that is not finite."""
 
 import copy
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from tribin.training import trainer
 from tribin.training.optimizer import learning_rate, optimizer_tensors
 from tribin.training.run_folder import build_model
 from tribin.training.step import StepResult, train_step
-from tribin.training.trainer import train
+from tribin.training.trainer import resume, train
 
 SHORT = ("training.images=84", "checkpoints.every_images=null", "checkpoints.keep=99")
 STEPS = 11  # ten of 8 images and one of 4
@@ -303,6 +305,52 @@ def test_the_guard_stops_before_the_update_and_keeps_the_last_checkpoint(
     assert same(load_file(run_dir / "checkpoints/48/model.safetensors"), weights_of(states[5]))
     assert len(records(run_dir)) == 7
     assert not (run_dir / "summary.json").exists()
+
+
+def plant_in_weight(model: ResNetVAE) -> None:
+    next(iter(latent_weights(model).values())).data[0, 0, 0, 0] = math.nan
+
+
+def plant_in_gradient(model: ResNetVAE) -> None:
+    parameter = model.head.direction
+    hook = parameter.register_hook(lambda gradient: gradient * math.nan)
+    model.head.register_full_backward_hook(lambda *_: hook.remove())
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [  # A latent weight that is not a number has a sign: it is noticed when it is saved.
+        (plant_in_weight, "latent_weight of the .* is not finite, so it is not saved"),
+        (plant_in_gradient, "after 64 images: stopped before the update"),
+    ],
+)
+def test_after_a_fault_of_the_machine_the_run_resumes_from_before_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[ResNetVAE], None],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A value that is not a number appears once; what was before it is intact."""
+    settings = (*SHORT, "checkpoints.every_images=16")
+    train(tiny_recipe(*settings), tmp_path / "undisturbed")
+    steps, step = itertools.count(), trainer.train_step
+
+    def step_with_fault(model: ResNetVAE, *others: Any) -> StepResult:
+        if next(steps) == 7:
+            plant(model)
+        return step(model, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_step", step_with_fault)
+        with pytest.raises(NonFiniteError, match=message):
+            train(tiny_recipe(*settings), tmp_path / "run")
+    resume(tmp_path / "run")
+    assert "resuming after 48 images, from " in capsys.readouterr().err
+    for folder in (tmp_path / "run", tmp_path / "undisturbed"):
+        assert checkpoints(folder) == [16, 32, 48, 64, 80, 84]
+    assert tensor_files(tmp_path / "run", 84) == tensor_files(tmp_path / "undisturbed", 84)
+    assert records(tmp_path / "run") == records(tmp_path / "undisturbed")
 
 
 def weights_of(state: dict[str, Tensor]) -> dict[str, Tensor]:

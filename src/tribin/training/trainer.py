@@ -90,6 +90,7 @@ def resume(run_dir: Path, *, debug_non_finite: bool = False) -> dict[str, Any]:
         print_line(f"{run_dir} holds no checkpoint yet: starting from the beginning")
         return _run(trainer, run, resume=True)
     _check_same_training(run.recipe, checkpoint)
+    print_line(f"resuming after {checkpoint.images_seen:,} images, from {checkpoint.folder}")
     trainer.restore(checkpoint)
     return _run(trainer, run, resume=True, wandb_run_id=checkpoint.metadata["wandb_run_id"])
 
