@@ -14,6 +14,8 @@ from tribin import ops
 from tribin.profiling.kernels.operands import UNIT, Layer, errors_over_bounds
 from tribin_kernels import reference, self_check
 
+ADAM_SIZES = (1, 1000, 1024, 1025, 3_000_000)
+
 Check = Callable[[Bench], Iterator[str]]
 
 
@@ -21,7 +23,7 @@ def checks(device: torch.device) -> dict[str, Check]:
     """Those that there are for a device, by name."""
     found = [real_layers, ragged_layers, packed_layers, layouts, reproducible, dispatch]
     if device.type == "cuda":
-        found = [bit_mma, *found, graph, packed_graph]
+        found = [bit_mma, *found, adam_step, graph, packed_graph]
     return {check.__name__: check for check in found}
 
 
@@ -129,6 +131,38 @@ def dispatch(bench: Bench) -> Iterator[str]:
     compiled = bench.compiled(lambda: tribin.packed_conv2d(*packed))
     assert torch.equal(compiled(), tribin.packed_conv2d(*packed))
     yield "opcheck and torch.compile"
+
+
+def adam_step(bench: Bench) -> Iterator[str]:
+    """The update of a step: three of them, of which one is not finite, against the reference."""
+    from tribin_kernels.adam_step import AdamStep
+
+    numbers = reference.AdamSettings(0.1, (0.9, 0.999), 1e-8, max_norm=1.0, decay=0.9)
+    states = []
+    for step in (AdamStep(), reference.adam_step):
+        torch.manual_seed(0)
+        tensors = [_adam_tensors(size, bench.device) for size in ADAM_SIZES]
+        averaged = torch.zeros((), dtype=torch.int64, device=bench.device)
+        for finite in (True, False, True):
+            gradients = [torch.randn_like(each.parameter) for each in tensors]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            given = [
+                replace(each, gradient=gradient)
+                for each, gradient in zip(tensors, gradients, strict=True)
+            ]
+            step(given, norm, torch.tensor(finite, device=bench.device), averaged, numbers)
+        states.append([x for each in tensors for x in vars(each).values() if isinstance(x, Tensor)])
+        assert int(averaged) == 2
+    for got, wanted in zip(*states, strict=True):  # within a dozen roundings a step
+        torch.testing.assert_close(got, wanted, rtol=24 * 2.0**-24, atol=24 * 2.0**-24)
+    yield f"{len(ADAM_SIZES)} tensors, two steps and one that is not finite"
+
+
+def _adam_tensors(size: int, device: torch.device) -> reference.AdamTensors:
+    parameter = torch.randn(size, device=device)
+    moments = (torch.zeros_like(parameter) for _ in range(2))
+    step, average = torch.zeros((), device=device), torch.zeros_like(parameter)
+    return reference.AdamTensors(parameter, None, *moments, step, average, latent=size % 2 == 0)
 
 
 def graph(bench: Bench) -> Iterator[str]:

@@ -20,7 +20,18 @@ def test_a_check_passes_on_a_cpu_and_says_what_it_saw(name: str) -> None:
 
 def test_a_gpu_has_more_checks() -> None:
     more = check.checks(torch.device("cuda")).keys() - check.checks(torch.device("cpu")).keys()
-    assert more == {"bit_mma", "graph", "packed_graph"}
+    assert more == {"bit_mma", "adam_step", "graph", "packed_graph"}
+
+
+@pytest.mark.parametrize("latents_clipped", [True, False])
+def test_the_update_is_checked(monkeypatch: pytest.MonkeyPatch, latents_clipped: bool) -> None:
+    monkeypatch.setattr(check, "ADAM_SIZES", (1, 1000, 1025))
+    if latents_clipped:
+        assert list(check.adam_step(BENCH))
+        return
+    monkeypatch.setattr(torch.Tensor, "clamp_", lambda tensor, *limits: tensor)
+    with pytest.raises(AssertionError, match="not close"):
+        list(check.adam_step(BENCH))
 
 
 class OffByALittle:
