@@ -23,15 +23,16 @@ def process_group() -> Iterator[None]:
     on the CPU goes through gloo.
 
     Raises:
-        InputError: if processes that ``torchrun`` starts again could not find each other.
+        InputError: if a host has fewer GPUs than processes, or processes that ``torchrun`` starts
+            again could not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    backend = "gloo"
+    backend = "cpu:gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(_local_rank())
-        backend = "cpu:gloo,cuda:nccl"
+        _take_gpu()
+        backend += ",cuda:nccl"
     dist.init_process_group(
         backend,
         store=_store(),
@@ -90,12 +91,17 @@ def first_of_each_host_first() -> Iterator[None]:
         yield
         return
     if _local_rank():
-        dist.monitored_barrier()
+        wait_for_all()
     try:
         yield
     finally:
         if not _local_rank():
-            dist.monitored_barrier()
+            wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Return when all processes are here."""
+    maximum(0)
 
 
 def gather(value: Result) -> list[Result]:
@@ -141,6 +147,16 @@ def _store() -> Store | None:
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(*address)  # type: ignore[attr-defined]
     return PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+
+
+def _take_gpu() -> None:
+    gpus = torch.cuda.device_count()
+    if _local_rank() >= gpus:
+        raise InputError(
+            f"--nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}: this host has {gpus} GPUs, and "
+            "each process takes one"
+        )
+    torch.cuda.set_device(_local_rank())
 
 
 def _local_rank() -> int:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from tests.runs import FLOWPP, TINY, checkpoints, metrics, tensor_files, tiny_recipe, tribin
 
 from tribin import distributed
-from tribin.errors import DisagreementError
+from tribin.errors import DisagreementError, InputError
 from tribin.training import data_parallel
-from tribin.training.data_parallel import check_agreement
+from tribin.training.data_parallel import check_agreement, check_shareable
 from tribin.training.trainer import train
 
 SHORT = ("training.images=120", "checkpoints.every_images=40", "evaluation.every_images=80")
@@ -84,9 +84,11 @@ def test_flowpp_with_dropout_accumulation_and_ragged_batches(tmp_path: Path) -> 
     assert_close(tmp_path / "three", tmp_path / "one")
 
 
-def test_compressed_gradients_are_close(two: Path, tmp_path: Path) -> None:
-    train_with(2, tmp_path / "run", *SHORT, "training.gradient_compression=float16")
-    lines = [json.loads(metrics(folder).splitlines()[-1]) for folder in (tmp_path / "run", two)]
+def test_compressed_gradients_are_close(tmp_path: Path) -> None:
+    images = "training.images=40"
+    train(tiny_recipe(images), tmp_path / "one")
+    train_with(2, tmp_path / "two", images, "training.gradient_compression=float16")
+    lines = [json.loads(metrics(tmp_path / name).splitlines()[-1]) for name in ("one", "two")]
     assert lines[0] != lines[1]
     assert lines[0]["bits_per_dim"] == pytest.approx(lines[1]["bits_per_dim"], rel=1e-2)
 
@@ -153,17 +155,31 @@ def _rank_of(pid: int) -> int:
     return int(dict(line.split("=", 1) for line in environment if line).get("RANK", -1))
 
 
-def test_bad_input_of_processes_ends_in_one_message(two: Path) -> None:
-    for arguments, message in {
-        (TINY, *SHORT, "--run-dir", two): f"{two} exists",
-        (TINY, "training.batch_size=1"): "1 images can't be shared by 2 processes; start fewer",
-        (TINY, "training.gradient_compression=bfloat16"): "float16 or none is right",
-    }.items():
-        process = torchrun(2, "-m", "tribin", "train", *arguments)
-        _, errors = process.communicate(timeout=60)
-        assert message in errors
-        assert re.search(r"exitcode\s+: 2 ", errors)
-        assert "Traceback (most recent call last)" not in errors.partition("elastic")[0]
+def test_bad_input_ends_all_processes_without_a_traceback(two: Path) -> None:
+    process = torchrun(2, "-m", "tribin", "train", TINY, "--run-dir", two)
+    _, errors = process.communicate(timeout=60)
+    assert f"tribin: {two} exists" in errors
+    assert re.search(r"exitcode\s+: 2 ", errors)
+    assert "Traceback (most recent call last)" not in errors.partition("elastic")[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("training.batch_size=8", "training.accumulation=4"),
+            "training.batch_size 8 in 4 micro-batches: 2 images can't be shared by 3 processes",
+        ),
+        (("training.gradient_compression=bfloat16",), "bfloat16: processes without a GPU can't"),
+    ],
+)
+def test_recipes_that_processes_cannot_train(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], message: str
+) -> None:
+    check_shareable(tiny_recipe(*overrides))
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(InputError, match=message):
+        check_shareable(tiny_recipe(*overrides))
 
 
 def test_processes_that_disagree_stop_before_they_save(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +225,20 @@ def test_restarts_on_several_hosts_need_a_store_for_each_start(
     result = tribin("train", TINY, "--run-dir", tmp_path / "run")
     assert result.exit_code == 2
     assert "takes --rdzv-backend=c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in result.stderr
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "8",
+        "RANK": "5",
+        "LOCAL_RANK": "5",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    result = tribin("train", TINY, "--run-dir", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "tribin: --nproc-per-node 8: this host has 4 GPUs, and each process takes one\n"
+    )
