@@ -107,15 +107,19 @@ def test_decoded_pixels_are_cached_until_the_folder_changes(
         (
             (1, 8, 5),
             256,
-            r"train image 0 is 6×5 .* data.image_shape \[1, 8, 5\] needs 8×5",
+            r"train image 0 .* is 6×5 .* data.image_shape \[1, 8, 5\] needs 8×5",
         ),
         (
             (1, 5, 6),
             256,
-            r"train image 0 is 6×5 .* data.image_shape \[1, 5, 6\] needs 5×6",
+            r"train image 0 .* is 6×5 .* data.image_shape \[1, 5, 6\] needs 5×6",
         ),
-        ((3, 6, 5), 256, "train image 0 is 6×5 with mode L; .* needs 6×5 with mode RGB"),
-        ((1, 6, 5), 17, "data.levels: train images hold values up to 200, but 17 levels end at 16"),
+        ((3, 6, 5), 256, "train image 0 .* is 6×5 with mode L; .* needs 6×5 with mode RGB"),
+        (
+            (1, 6, 5),
+            17,
+            "data.levels: train image 0 .* holds the value 200, but 17 levels end",
+        ),
     ],
 )
 def test_images_other_than_declared(
@@ -130,7 +134,7 @@ def test_images_other_than_declared(
 def test_grey_images_must_be_stored_as_grey(tmp_path: Path, mode: str) -> None:
     good = as_pictures(random_pixels(2, 1))
     folder = write_parquet(tmp_path, train=good, test=[*good, Image.new(mode, (5, 6))])
-    with pytest.raises(InputError, match=f"test image 2 is 6×5 with mode {mode};"):
+    with pytest.raises(InputError, match=rf"test image 2 \(.*, row 2\) is 6×5 with mode {mode};"):
         load_images("folder", folder, (1, 6, 5))
 
 
@@ -138,7 +142,7 @@ def test_a_broken_image(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         (tmp_path / split / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match="among train images 0 to 0 cannot be decoded"):
+    with pytest.raises(InputError, match=r"train image 0 \(.*/train/0.png\) cannot be decoded"):
         load_images("folder", tmp_path, (1, 6, 5))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +16,7 @@ from tribin.data.splits import open_splits
 from tribin.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
     from numpy.typing import NDArray
@@ -70,29 +71,33 @@ def load_images(
             f"data.validation_images: {validation_images:,} cannot be cut from "
             f"{len(encoded.train):,} train images"
         )
-    train = _decode(encoded.train, "train", expected)
+    folder = None if path is None else Path(path)
+    train = _decode(encoded.train, "train", expected, folder)
     held_out = validation_mask(len(train), validation_images)
     splits = {
         "train": train[~held_out] if validation_images else train,
         "validation": train[held_out],
-        "test": _decode(encoded.test, "test", expected),
+        "test": _decode(encoded.test, "test", expected, folder),
     }
     counts = ", ".join(f"{len(images):,} {split}" for split, images in splits.items())
     return ImageSplits(**splits, format=expected, source=f"{name} ({encoded.origin}): {counts}")
 
 
-def _decode(dataset: Dataset, split: str, expected: ImageFormat) -> Tensor:
+def _decode(dataset: Dataset, split: str, expected: ImageFormat, folder: Path | None) -> Tensor:
     """Decode every image of a split into uint8 [images, channels, height, width]."""
     import torch
 
     column = _image_column(dataset)
-    if dataset.cache_files:
-        rows = _decode_cached(dataset, column, split, expected.shape)
-    else:  # the embedded set, which is in memory
-        batch = decode_batch(dataset[:], range(len(dataset)), column, split, expected.shape)
-        rows = [batch["pixels"]]
+    try:
+        if dataset.cache_files:
+            rows = _decode_cached(dataset, column, split, expected.shape)
+        else:  # the embedded set, which is in memory
+            rows = [decode_batch(dataset[:], column, expected.shape)["pixels"]]
+    except Exception as error:  # each image format has its own
+        _raise_for_first_fault(dataset, column, split, expected.shape, folder)
+        raise error
     images = torch.from_numpy(np.concatenate(rows, axis=None)).view(-1, *expected.shape)
-    _check_levels(images, split, expected.levels)
+    _check_levels(images, expected.levels, partial(_name, dataset, column, split, folder))
     return images
 
 
@@ -106,8 +111,7 @@ def _decode_cached(
     decoded = dataset.map(
         decode_batch,
         batched=True,
-        with_indices=True,
-        fn_kwargs={"column": column, "split": split, "shape": shape},
+        fn_kwargs={"column": column, "shape": shape},
         remove_columns=dataset.column_names,
         features=Features({"pixels": pixels}),
         desc=f"Decoding {split} images",
@@ -126,46 +130,62 @@ def _image_column(dataset: Dataset) -> str:
 
 
 def decode_batch(
-    batch: Mapping[str, Any],
-    indices: Sequence[int],
-    column: str,
-    split: str,
-    shape: tuple[int, int, int],
+    batch: Mapping[str, Any], column: str, shape: tuple[int, int, int]
 ) -> dict[str, NDArray[np.uint8]]:
     """Turn a batch of encoded images into rows of pixels, uint8 [images, channels·height·width].
 
     A public function of plain arguments, so that ``datasets`` can name its result in the cache.
+
+    Raises:
+        Exception: An image cannot be decoded, or has another shape.
     """
-    try:
-        images = batch[column]
-    except OSError as error:
-        raise InputError(
-            f"data: an image among {split} images {indices[0]} to {indices[-1]} "
-            f"cannot be decoded ({error})"
-        ) from error
-    rows = [
-        _pixels(image, f"{split} image {index}", shape)
-        for image, index in zip(images, indices, strict=True)
-    ]
-    return {"pixels": np.stack(rows)}
+    return {"pixels": np.stack([_pixels(image, shape) for image in batch[column]])}
 
 
-def _pixels(image: Image, label: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _pixels(image: Image | None, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     channels, height, width = shape
     mode = _MODES[channels]
+    if image is None:
+        raise ValueError("is missing")
     if (image.mode, image.height, image.width) != (mode, height, width):
-        raise InputError(
-            f"data: {label} is {image.height}×{image.width} with mode {image.mode}; "
+        raise ValueError(
+            f"is {image.height}×{image.width} with mode {image.mode}; "
             f"data.image_shape {list(shape)} needs {height}×{width} with mode {mode}"
         )
     pixels = np.asarray(image).reshape(height, width, channels)
     return pixels.transpose(2, 0, 1).reshape(-1)
 
 
-def _check_levels(images: Tensor, split: str, levels: int) -> None:
+def _raise_for_first_fault(
+    dataset: Dataset, column: str, split: str, shape: tuple[int, int, int], folder: Path | None
+) -> None:
+    """Raise the InputError of the first image that is not as expected, if there is one."""
+    for index in range(len(dataset)):
+        try:
+            image = dataset[index][column]
+        except Exception as error:
+            fault = f"cannot be decoded ({error})"
+        else:
+            try:
+                _pixels(image, shape)
+                continue
+            except ValueError as error:
+                fault = str(error)
+        raise InputError(f"data: {_name(dataset, column, split, folder, index)} {fault}")
+
+
+def _name(dataset: Dataset, column: str, split: str, folder: Path | None, index: int) -> str:
+    from tribin.data.blame import place_of_image
+
+    place = place_of_image(dataset, column, index, folder)
+    return f"{split} image {index}" + (f" ({place})" if place else "")
+
+
+def _check_levels(images: Tensor, levels: int, name: Callable[[int], str]) -> None:
     largest = int(images.max())
     if largest >= levels:
+        index = int((images.flatten(1).amax(1) == largest).nonzero()[0])
         raise InputError(
-            f"data.levels: {split} images hold values up to {largest}, but {levels} levels end at "
+            f"data.levels: {name(index)} holds the value {largest}, but {levels} levels end at "
             f"{levels - 1}"
         )

@@ -65,9 +65,11 @@ def _open_folder(path: Path) -> Mapping[str, Dataset]:
     try:
         return load_dataset(str(path))
     except Exception as error:  # datasets and pyarrow have many of their own
+        from tribin.data.blame import unreadable_file
+
         raise InputError(
-            f"data.path: {str(path)!r} cannot be read ({error}); expected are train-*.parquet "
-            "and test-*.parquet, or images under train/ and test/"
+            f"data.path: {str(path)!r} cannot be read ({unreadable_file(path) or error}); expected "
+            "are train-*.parquet and test-*.parquet, or images under train/ and test/"
         ) from error
 
 
