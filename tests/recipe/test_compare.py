@@ -11,7 +11,11 @@ recipes = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**32 - 1),
         "model": st.fixed_dictionaries(
-            {"name": st.just("resnet_vae"), "width": positive, "free_bits": st.floats(0, 1e300)}
+            {
+                "name": st.just("resnet_vae"),
+                "width": st.integers(1, 2**16),
+                "free_bits": st.floats(0, 1e300),
+            }
         ),
         "data": st.fixed_dictionaries(
             {

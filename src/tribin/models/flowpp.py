@@ -38,16 +38,24 @@ class FlowPPConfig:
     precision: Precision = field(
         default_factory=Precision, metadata={"description": "bits of the residual layers"}
     )
-    width: int = field(default=120, metadata={"ge": 1, "description": "residual channels"})
+    width: int = field(
+        default=120, metadata={"ge": 1, "le": 65_536, "description": "residual channels"}
+    )
     blocks: int = field(
-        default=10, metadata={"ge": 1, "description": "residual blocks of each coupling"}
+        default=10,
+        metadata={"ge": 1, "le": 1024, "description": "residual blocks of each coupling"},
     )
     dequantization_blocks: int = field(
         default=2,
-        metadata={"ge": 1, "description": "residual blocks of each coupling of the dequantizer"},
+        metadata={
+            "ge": 1,
+            "le": 1024,
+            "description": "residual blocks of each coupling of the dequantizer",
+        },
     )
     mixture_components: int = field(
-        default=8, metadata={"ge": 1, "description": "logistic distributions in each mixture"}
+        default=8,
+        metadata={"ge": 1, "le": 1024, "description": "logistic distributions in each mixture"},
     )
     dropout: float = field(
         default=0.0,

@@ -23,15 +23,20 @@ class ResNetVAEConfig:
     precision: Precision = field(
         default_factory=Precision, metadata={"description": "bits of the residual layers"}
     )
-    width: int = field(default=256, metadata={"ge": 1, "description": "residual channels"})
-    latent_layers: int = field(default=12, metadata={"ge": 1, "description": "stochastic layers"})
+    width: int = field(
+        default=256, metadata={"ge": 1, "le": 65_536, "description": "residual channels"}
+    )
+    latent_layers: int = field(
+        default=12, metadata={"ge": 1, "le": 1024, "description": "stochastic layers"}
+    )
     latent_channels: int = field(
-        default=8, metadata={"ge": 1, "description": "channels of each latent layer"}
+        default=8, metadata={"ge": 1, "le": 65_536, "description": "channels of each latent layer"}
     )
     extra_blocks: int = field(
         default=4,
         metadata={
             "ge": 0,
+            "le": 1024,
             "description": "5x5 residual blocks after the stem and before the head",
         },
     )

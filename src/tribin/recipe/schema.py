@@ -15,6 +15,9 @@ from tribin.recipe.section import Section, registered
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+MOST_AT_ONCE = 65_536
+"""More images at once are a slip of the pen."""
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -81,7 +84,9 @@ class Training(Section):
     """How long and how to train."""
 
     images: Positive = Field(description="how many training images to see in all")
-    batch_size: Positive = Field(default=128, description="images per optimizer step")
+    batch_size: Positive = Field(
+        default=128, le=MOST_AT_ONCE, description="images per optimizer step"
+    )
     accumulation: Positive = Field(default=1, description="micro-batches per optimizer step")
     initialization_images: Positive = Field(
         default=256, description="images for the data-dependent initialization"
@@ -124,7 +129,7 @@ class Evaluation(Section):
     images: int | None = Field(
         default=None, ge=2, description="evaluate only the first so many images; null: all"
     )
-    batch_size: Positive = Field(default=128, description="images per batch")
+    batch_size: Positive = Field(default=128, le=MOST_AT_ONCE, description="images per batch")
     importance_samples: Positive = Field(
         default=1, description="latent samples per image; 1: the ELBO"
     )
@@ -136,7 +141,7 @@ class Samples(Section):
     every_images: Positive | None = Field(
         default=None, description="training images between grids; null: none"
     )
-    count: Positive = Field(default=64, description="images per grid")
+    count: Positive = Field(default=64, le=MOST_AT_ONCE, description="images per grid")
     temperature: float = Field(
         default=1.0, ge=0, description="factor on the prior's standard deviation"
     )
