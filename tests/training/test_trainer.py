@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from tribin.models import Objective, ResNetVAE
 from tribin.nn import initialization, latent_weights
 from tribin.recipe import Recipe
 from tribin.training import trainer
+from tribin.training.checkpoint import CheckpointStore
 from tribin.training.optimizer import learning_rate, optimizer_tensors
 from tribin.training.run_folder import build_model
 from tribin.training.step import StepResult, train_step
@@ -115,6 +117,28 @@ def test_what_happens_every_so_many_images_happens_at_the_first_step_from_there_
         ]
     validations = [r["images_seen"] for r in records(run_dir) if "validation/raw/bits_per_dim" in r]
     assert validations == [40, 80]
+
+
+def test_metrics_are_on_the_disk_before_the_checkpoint_that_follows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    saved: list[tuple[int, int]] = []
+    save, fsync = CheckpointStore.save, os.fsync
+
+    def note_lines(descriptor: int) -> None:
+        fsync(descriptor)
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/metrics.jsonl"):
+            synced.append(len(records(tmp_path / "run")))
+
+    def note_save(store: CheckpointStore, images_seen: int, *others: Any) -> None:
+        saved.append((images_seen, synced[-1]))
+        save(store, images_seen, *others)
+
+    monkeypatch.setattr(os, "fsync", note_lines)
+    monkeypatch.setattr(CheckpointStore, "save", note_save)
+    train(tiny_recipe(*SHORT, "checkpoints.every_images=24"), tmp_path / "run")
+    assert saved == [(24, 3), (48, 6), (72, 9), (84, 11)]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -33,6 +33,16 @@ class MetricsFile:
         with failures_named(self.path), self.path.open("ab") as file:
             file.write(f"{dump_scalars(record)}\n".encode())
 
+    def sync(self) -> None:
+        """Bring all records to the disk, where a power failure leaves them.
+
+        Raises:
+            OSError: if the disk fails.
+        """
+        if self.path.exists():
+            with failures_named(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def read(self) -> Iterator[dict[str, Scalar]]:
         """Yield the records; a last line that a killed run left torn is passed over.
 

@@ -16,6 +16,9 @@ class SilentTracker:
     def log(self, images_seen: int, metrics: Mapping[str, Scalar]) -> None:
         """Do nothing."""
 
+    def sync(self) -> None:
+        """Do nothing."""
+
     def image(self, key: str, images_seen: int, png_path: Path) -> None:
         """Do nothing."""
 

@@ -75,6 +75,10 @@ class Tracker:
         images_per_second = self._progress.update(images_seen, metrics)
         self._wandb.log(images_seen, {**metrics, "images_per_second": images_per_second})
 
+    def sync(self) -> None:
+        """Bring the metrics to the disk: a checkpoint that follows must not know more than they."""
+        self._metrics_file.sync()
+
     def image(self, key: str, images_seen: int, png_path: Path) -> None:
         """Report an image grid that is on disk as a PNG file."""
         self._wandb.image(key, images_seen, png_path)

@@ -384,6 +384,7 @@ class Trainer:
             tensors["ema"] = self.average.module.state_dict()
             metadata["averaged_steps"] = int(self.average.n_averaged)
         with phase("checkpoint"):
+            tracker.sync()
             run.checkpoints.save(self.images_seen, tensors, metadata)
 
     def _finish(self, run: RunFolder, tracker: Report) -> dict[str, Any]:
