@@ -32,6 +32,16 @@ class Evaluation:
     images: int
     importance_samples: int
 
+    @classmethod
+    def of_bits(cls, bits: Tensor, importance_samples: int) -> "Evaluation":
+        """The evaluation whose images have these bits/dim, float64 [N]."""
+        return cls(
+            bits_per_dim=bits.mean().item(),
+            standard_error=bits.std().item() / math.sqrt(len(bits)),
+            images=len(bits),
+            importance_samples=importance_samples,
+        )
+
     @property
     def bound(self) -> str:
         """The name of what was measured."""
@@ -45,7 +55,6 @@ class Evaluation:
         )
 
 
-@torch.no_grad()
 def evaluate(
     model: GenerativeModel,
     images: Tensor,
@@ -53,8 +62,24 @@ def evaluate(
     batch_size: int,
     importance_samples: int = 1,
     seed: int = 0,
-    around_batch: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Evaluation:
+    """Measure the mean density of images; arguments and errors are those of `image_bits`."""
+    bits = image_bits(
+        model, images, batch_size=batch_size, importance_samples=importance_samples, seed=seed
+    )
+    return Evaluation.of_bits(bits, importance_samples)
+
+
+@torch.no_grad()
+def image_bits(
+    model: GenerativeModel,
+    images: Tensor,
+    *,
+    batch_size: int,
+    importance_samples: int = 1,
+    seed: int = 0,
+    around_batch: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Tensor:
     """Measure the density of each image exactly once, in float32, summed in float64.
 
     The processes of a distributed run share the batches; the result is that of one process.
@@ -66,6 +91,9 @@ def evaluate(
         importance_samples: draws per image, K of the bound of Burda et al. (2016).
         seed: of the noise.
         around_batch: gives what each batch is computed in.
+
+    Returns:
+        The bits/dim of each image, float64 [N], on the CPU.
 
     Raises:
         InputError: if there are fewer than 2 images.
@@ -86,12 +114,7 @@ def evaluate(
     of_all = {start: part for parts in distributed.gather(nats) for start, part in parts.items()}
     bits = model.to_bits_per_dim(-torch.cat([of_all[start] for start in sorted(of_all)]))
     _check_finite(bits)
-    return Evaluation(
-        bits_per_dim=bits.mean().item(),
-        standard_error=bits.std().item() / math.sqrt(len(bits)),
-        images=len(bits),
-        importance_samples=importance_samples,
-    )
+    return bits
 
 
 def _log_mean_weight(model: GenerativeModel, images: Tensor, draws: int) -> Tensor:

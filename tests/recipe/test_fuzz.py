@@ -8,7 +8,7 @@ from tests.runs import tribin
 
 from tribin.errors import InputError
 from tribin.recipe import dump_recipe, load_recipe, shipped_recipes
-from tribin.recipe.resolve import _shipped_folder
+from tribin.recipe.resolve import shipped_folder
 
 VALUES = (
     *("0", "-1", "1e30", "1e400", "-0.0", "9" * 30, "0x7f", "0o17", "1_000", "2e-5", "007"),
@@ -80,7 +80,7 @@ def mutated(text: str, chance: random.Random) -> str:
 def mutations(count: int, file: Path) -> int:
     """Write so many mutated recipes, one after the other; how many of them are valid."""
     chance, valid = random.Random(count), 0
-    originals = [(_shipped_folder() / f"{name}.yaml").read_text() for name in shipped_recipes()]
+    originals = [(shipped_folder() / f"{name}.yaml").read_text() for name in shipped_recipes()]
     for _ in range(count):
         file.write_text(mutated(chance.choice(originals), chance), encoding="utf-8")
         try:
@@ -106,7 +106,7 @@ def test_many_mutated_recipes(tmp_path: Path) -> None:
 
 def test_the_command_checks_mutated_recipes(tmp_path: Path) -> None:
     chance, file = random.Random(0), tmp_path / "recipe.yaml"
-    original = (_shipped_folder() / "resnet_vae" / "digits_w1a1.yaml").read_text()
+    original = (shipped_folder() / "resnet_vae" / "digits_w1a1.yaml").read_text()
     codes = []
     for _ in range(40):
         file.write_text(mutated(original, chance), encoding="utf-8")

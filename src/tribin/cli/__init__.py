@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": ("tribin.cli.sample:sample", "Draw images."),
     "export": ("tribin.cli.export:export", "Write a run as one packed file."),
     "info": ("tribin.cli.info:info", "Print a model's parameters, bytes and multiply-adds."),
+    "study": ("tribin.cli.study:study", "Train many recipes, and put them into one table."),
     "compare": ("tribin.cli.compare:compare", "Measure models side by side."),
     "profile": ("tribin.cli.profile:profile", "Time kernels, models and training steps."),
     "recipe": ("tribin.cli.recipe:recipe", "List, show, check and compare recipes."),

@@ -25,6 +25,9 @@ from tribin.recipe.schema import Recipe, recipe_class
 from tribin.recipe.validate import validate
 from tribin.recipe.yaml_source import Located, read_yaml
 
+STUDIES = "studies"
+"""The folder beside those of the recipes."""
+
 _KEY_PATH = re.compile(r"\w+(\.\w+){0,7}")
 
 
@@ -71,12 +74,13 @@ def recipe_from_json(content: Any) -> Recipe:
 
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that are installed with tribin, sorted."""
-    folder = _shipped_folder()
-    files = folder.glob("*/*.yaml")
+    folder = shipped_folder()
+    files = [file for file in folder.glob("*/*.yaml") if file.parent.name != STUDIES]
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files)
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
+    """Where the recipes are that are installed with tribin."""
     return Path(str(resources.files("tribin.recipes")))
 
 
@@ -87,7 +91,7 @@ def _find(source: str | Path, folder: Path = Path()) -> Path:
     name = str(source).removesuffix(".yaml")
     names = shipped_recipes()
     if name in names:
-        return _shipped_folder() / f"{name}.yaml"
+        return shipped_folder() / f"{name}.yaml"
     if namesakes := [shipped for shipped in names if shipped.endswith(f"/{name}")]:
         hint = f"did you mean {' or '.join(namesakes)}?"
     else:
@@ -96,7 +100,7 @@ def _find(source: str | Path, folder: Path = Path()) -> Path:
 
 
 def _read_with_base(file: Path, faults: list[Fault]) -> Located:
-    tree = _read_file(file, faults)
+    tree = read_mapping(file, faults)
     assert isinstance(tree.value, dict)
     if "base" not in tree.value:
         return tree
@@ -109,7 +113,7 @@ def _read_base(base: Located, file: Path, faults: list[Fault]) -> Located:
         message = f"{spell(base.plain())} is not the name or the path of a recipe"
         raise UnreadableError(base.origin, "base", message)
     try:
-        tree = _read_file(_find(base.value, file.parent), faults)
+        tree = read_mapping(_find(base.value, file.parent), faults)
     except InputError as error:
         raise UnreadableError(base.origin, "base", str(error)) from None
     if "base" in tree.plain():
@@ -118,7 +122,8 @@ def _read_base(base: Located, file: Path, faults: list[Fault]) -> Located:
     return tree
 
 
-def _read_file(file: Path, faults: list[Fault]) -> Located:
+def read_mapping(file: Path, faults: list[Fault]) -> Located:
+    """Read a YAML file that holds a mapping; see `read_yaml`."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from tribin import distributed
 from tribin.atomic_file import write_atomically
 from tribin.data import ImageSplits, batch_indices
 from tribin.errors import InputError, NonFiniteError, StoppedError
-from tribin.evaluation import evaluate
+from tribin.evaluation import Evaluation, image_bits
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
@@ -47,6 +48,9 @@ from tribin.training.transfer import to_device
 from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
+
+TEST_BITS = "test_bits.safetensors"
+"""The bits/dim of each test image, in their order: runs are compared image by image."""
 
 Report = Tracker | SilentTracker
 
@@ -334,8 +338,12 @@ class Trainer:
             tracker.log(self.images_seen, {f"validation/{weights}/{k}": result[k] for k in keys})
 
     def _evaluate(self, model: GenerativeModel, images: Tensor) -> dict[str, Any]:
+        bits = self._image_bits(model, images)
+        return asdict(Evaluation.of_bits(bits, self.recipe.evaluation.importance_samples))
+
+    def _image_bits(self, model: GenerativeModel, images: Tensor) -> Tensor:
         section = self.recipe.evaluation
-        result = evaluate(
+        return image_bits(
             model.eval(),
             images[: section.images],
             batch_size=section.batch_size,
@@ -343,7 +351,6 @@ class Trainer:
             seed=self.recipe.seed,
             around_batch=lambda: self.stop_signal.stopping_within(model),
         )
-        return asdict(result)
 
     def _draw(self, run: RunFolder, tracker: Report) -> None:
         """Samples from noise that is the same at every call, and reconstructions."""
@@ -395,8 +402,11 @@ class Trainer:
         weights, model = next(iter(self._weights().items()))
         size = asdict(model_size(self.model))
         del size["layers"]
+        bits = self._image_bits(model, self.images.test)
+        if distributed.is_first():
+            write_atomically(run.path / TEST_BITS, save({"bits_per_dim": bits}))
         summary = {
-            **self._evaluate(model, self.images.test),
+            **asdict(Evaluation.of_bits(bits, self.recipe.evaluation.importance_samples)),
             "weights": weights,
             "images_seen": self.images_seen,
             **size,
