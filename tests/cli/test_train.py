@@ -40,6 +40,7 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
     files = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
     assert files == {
         "recipe.yaml", "provenance.json", "metrics.jsonl", "summary.json", "samples.png",
+        "test_bits.safetensors",
         "samples/24.png", "samples/40.png", "reconstructions/24.png", "reconstructions/40.png",
         "checkpoints/latest",
     } | {
@@ -232,12 +233,12 @@ def test_bad_recipes_and_missing_data(
         (
             {"train": pictures(3, 1, 8, 6), "test": pictures(2, 1, 8, 6)},
             ["data.image_shape=[1, 8, 8]"],
-            "train image 0 is 8×6 with mode L; data.image_shape [1, 8, 8] needs 8×8",
+            "train/0000.png) is 8×6 with mode L; data.image_shape [1, 8, 8] needs 8×8",
         ),
         (
             {"train": pictures(3, 1, 8, 8), "test": pictures(2, 3, 8, 8)},
             ["data.image_shape=[1, 8, 8]"],
-            "test image 0 is 8×8 with mode RGB",
+            "test/0000.png) is 8×8 with mode RGB",
         ),
         (
             {"train": pictures(3, 1, 8, 8, levels=16), "test": pictures(9, 1, 8, 8)},
