@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tribin.errors import InputError, NonFiniteError
 from tribin.training import checkpoint as checkpoint_module
+from tribin.training import verified_file
 from tribin.training.checkpoint import CheckpointStore
 from tribin.training.manifest import DamagedCheckpointError
 from tribin.training.snapshot import Snapshot
@@ -544,3 +545,13 @@ def test_a_disk_that_keeps_something_else_is_noticed_before_an_older_one_is_remo
             save(store, 200)
     assert folders(store) == ["100"]
     assert newest(store) == (100, [])
+
+
+def test_a_file_that_is_removed_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    monkeypatch.setattr(verified_file, "_forget_cached", lambda descriptor: file.unlink())
+    with pytest.raises(FileNotFoundError) as caught:
+        write_verified(file, [b"content"])
+    assert caught.value.filename == str(file)

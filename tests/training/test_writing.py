@@ -22,6 +22,7 @@ from tests.runs import TINY, Cut, checkpoints, metrics, tensor_files, tiny_recip
 
 from tribin.errors import InputError
 from tribin.training import trainer
+from tribin.training.checkpoint import CheckpointStore
 from tribin.training.run_folder import RunFolder
 from tribin.training.step import train_step
 from tribin.training.trainer import train
@@ -83,8 +84,15 @@ class FullFile(io.FileIO):
 
 @contextmanager
 def full_disk(run_dir: Path, name: str, nth: int) -> Iterator[None]:
-    """Fill the disk before the n-th file of a run whose path has `name` in it, from 0 on."""
-    open_file, count = Path.open, 0
+    """Fill the disk before the n-th file of a run whose path has `name` in it, from 0 on.
+
+    Each save is done before the run goes on, so that it is known what is on the disk by then.
+    """
+    open_file, save, count = Path.open, CheckpointStore.save, 0
+
+    def save_and_wait(store: CheckpointStore, *arguments: Any) -> None:
+        save(store, *arguments)
+        store.wait()
 
     def open_or_fail(path: Path, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
         nonlocal count
@@ -96,6 +104,7 @@ def full_disk(run_dir: Path, name: str, nth: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", open_or_fail)
+        patch.setattr(CheckpointStore, "save", save_and_wait)
         yield
 
 

@@ -36,6 +36,7 @@ def write_verified(path: Path, content: Sequence[bytes | memoryview]) -> dict[st
             os.fsync(file.fileno())
             _forget_cached(file.fileno())
         if not is_intact(path, record):
+            path.stat()  # fails by itself where the file is gone
             raise OSError(errno.EIO, "what is read back is not what was written")
     return record
 
