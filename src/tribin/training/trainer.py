@@ -120,17 +120,18 @@ def _check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
 def _run(
     trainer: "Trainer", run: RunFolder, *, resume: bool = False, wandb_run_id: str | None = None
 ) -> dict[str, Any]:
-    with (
-        trainer.stop_signal.listening(),
-        writing(run),
-        _tracker(trainer, run, resume, wandb_run_id) as tracker,
-    ):
-        try:
+    try:
+        with (
+            trainer.stop_signal.listening(),
+            writing(run),
+            _tracker(trainer, run, resume, wandb_run_id) as tracker,
+        ):
             if trainer.images_seen == 0:
                 trainer.initialize()
             return trainer.run(run, tracker)
-        except StoppedError as error:
-            raise StoppedError(f"{error}; go on by `tribin resume {run.path}`") from error
+    except StoppedError as error:
+        distributed.wait_for_all()  # torchrun kills the others, which may write, once one has left
+        raise StoppedError(f"{error}; go on by `tribin resume {run.path}`") from error
 
 
 def _tracker(trainer: "Trainer", run: RunFolder, resume: bool, wandb_run_id: str | None) -> Report:
