@@ -16,7 +16,7 @@ from tests.runs import TINY, metrics, tribin
 from tribin.errors import InputError, NonFiniteError
 from tribin.recipe import load_recipe
 from tribin.study import load_study, rows_of, run_study, shipped_studies, to_markdown
-from tribin.study.report import to_csv
+from tribin.study.report import bits_against_bytes, to_csv
 
 
 def write_study(file: Path, images: int = 16) -> Path:
@@ -109,6 +109,13 @@ def test_the_report(finished: tuple[Path, Path]) -> None:
     assert f"| {rows[1].bits_per_dim:.4f} ± {rows[1].spread:.4f} |" in to_markdown(rows)
     assert "16 test images of digits" in to_markdown(rows)
     assert "binary less float" in to_markdown(rows)
+
+
+def test_the_plot_of_a_single_row(finished: tuple[Path, Path]) -> None:
+    [row, _] = rows_of(load_study(finished[0]), finished[1])
+    [axes] = bits_against_bytes([row]).axes
+    low, high = axes.get_xlim()
+    assert low < row.packed_bytes < high
 
 
 def test_what_is_finished_is_not_trained_again(finished: tuple[Path, Path]) -> None:

@@ -147,7 +147,8 @@ def bits_against_bytes(rows: list[Row]) -> Figure:
         point = row.packed_bytes, row.bits_per_dim
         axes.errorbar(*point, yerr=row.spread or 0, fmt="o", capsize=3)
         axes.annotate(row.name, point, xytext=(6, 6), textcoords="offset points", parse_math=False)
-    axes.margins(x=0.25)
+    sizes = [row.packed_bytes for row in rows]
+    axes.set_xlim(min(sizes) / 2, max(sizes) * 2)  # also where they are one
     axes.grid(which="both", alpha=0.2)
     return figure
 
