@@ -139,3 +139,16 @@ def test_sizes_that_no_machine_holds(override: str) -> None:
     field = override.partition("=")[0]
     with pytest.raises(InputError, match=f"{field}: .* is not at most "):
         load_recipe("resnet_vae/digits_w1a1", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"seed=0x{'f' * 5000}", "seed: an integer of more than 1,000 digits"),
+        (f"training.images=0o{'7' * 6000}", "training.images: an integer of more than 1,000"),
+        (r'tracking.project="\uD800"', "tracking.project: half a character"),
+    ],
+)
+def test_values_that_could_not_be_printed_or_written(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe("resnet_vae/digits_w1a1", [override])

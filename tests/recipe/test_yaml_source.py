@@ -106,7 +106,11 @@ def test_duplicate_and_nameless_keys_are_all_reported():
         ("\n" + "".join(f"{' ' * n}a:\n" for n in range(1_000)), MAX_DEPTH + 1, "levels"),
         ("a: \x07", 1, "special characters"),
         ('a: "\\UFFFFFFFF"', 1, "too large"),
-        ("a: " + "1" * 5_000, 1, "4300 digits"),
+        ("a: 1\nb: " + "1" * 1_001, 2, "more than 1,000 digits"),
+        ("a: 1\nb: [0x" + "f" * 5_000 + "]", 2, "more than 1,000 digits"),
+        ("a: 1\nb: 0o" + "7" * 6_000, 2, "more than 1,000 digits"),
+        ('a: 1\nb: "\\uD800"', 2, "half a character"),
+        ('a: 1\n"\\uDFFF": 2', 2, "half a character"),
     ],
 )
 def test_what_cannot_be_read_is_one_located_fault(text, line, message):

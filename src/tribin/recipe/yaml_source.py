@@ -2,7 +2,7 @@
 
 Scalars follow the core schema of YAML 1.2, so ``2e-5`` is a number and ``no`` is text, where
 PyYAML's own loader has it the other way round. Integers may have underscores (``50_000_000``).
-Duplicate keys, keys that are not text, anchors, aliases and tags are faults.
+Duplicate keys, keys that are not text, anchors, aliases, tags and halves of characters are faults.
 """
 
 import re
@@ -18,6 +18,7 @@ Scalar = str | int | float | bool | None
 KeyPath = tuple[str, ...]
 
 MAX_DEPTH = 16
+MAX_DIGITS = 1000
 
 # No field takes an infinity or NaN, so .inf and .nan are left to be text.
 _CORE_SCHEMA = {
@@ -26,6 +27,7 @@ _CORE_SCHEMA = {
     "int": r"[-+]?[0-9]+(_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+",
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
 }
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS = {
     None: [(_TAG + kind, re.compile(rf"(?:{text})\Z")) for kind, text in _CORE_SCHEMA.items()]
@@ -75,7 +77,8 @@ def read_yaml(text: str, start: Origin, faults: list[Fault], path: Sequence[str]
         path: the keys that lead to the document, if it is a part of a recipe.
 
     Raises:
-        UnreadableError: if the text is not YAML, or uses anchors, aliases, tags or deep nesting.
+        UnreadableError: if the text is not YAML, uses anchors, aliases, tags or deep nesting,
+            or has an integer of too many digits or half a character.
     """
     try:
         node = _StrictLoader(text).get_single_node()
@@ -109,6 +112,14 @@ class _StrictLoader(yaml.SafeLoader):
             self._refuse(f"nested more than {MAX_DEPTH} levels deep", event)
         node = super().compose_node(parent, index)
         self.depth -= 1
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag == _TAG + "int" and len(node.value) > MAX_DIGITS:
+            self._refuse(f"an integer of more than {MAX_DIGITS:,} digits", node)
+        if _SURROGATE.search(node.value):
+            self._refuse("half a character; write \\U and its eight digits", node)
         return node
 
     def _refuse(self, problem: str, event: Any) -> None:
