@@ -39,8 +39,10 @@ def process_group() -> Iterator[None]:
         world_size=int(os.environ["WORLD_SIZE"]),
         rank=int(os.environ["RANK"]),
     )
-    yield  # after an error the others may be gone, and the group could not be left together
-    dist.destroy_process_group()
+    try:
+        yield
+    finally:  # gloo aborts a process that ends within its group when another has left
+        dist.destroy_process_group()
 
 
 def world_size() -> int:
@@ -80,6 +82,7 @@ def on_first(action: Callable[[], Result]) -> Result:
     dist.broadcast_object_list(outcome)
     [(result, failure)] = outcome
     if failure is not None:
+        wait_for_all()  # none leaves while another still hears of it
         raise failure
     return result  # type: ignore[return-value]
 

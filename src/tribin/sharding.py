@@ -53,8 +53,8 @@ _shard: Shard | None = None
 
 
 @contextmanager
-def sharded(shard: Shard | None) -> Iterator[None]:
-    """Inside, what a model computes is for these rows of a batch; None for a batch of its own."""
+def sharded(shard: Shard) -> Iterator[None]:
+    """Inside, what a model computes is for these rows of a batch."""
     global _shard
     _shard = shard
     try:

@@ -50,6 +50,17 @@ def test_a_shard_without_rows_is_no_fault(tmp_path: Path) -> None:
     assert len(images.train) == 8
 
 
+def test_a_row_with_bytes_is_not_the_file_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_shards(tmp_path / "data", [*GOOD])
+    write_shard(folder / "train-00002-of-00003.parquet", [b"not a picture"], path="0.png")
+    (tmp_path / "0.png").write_bytes(GOOD[0])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"train-00002-of-00003.parquet, row 0\) cannot"):
+        load_images("folder", folder, SHAPE)
+
+
 @pytest.mark.parametrize(
     ("bad", "fault"),
     [

@@ -54,6 +54,11 @@ def test_missing_folder(tmp_path: Path) -> None:
         open_splits("cifar10", tmp_path / "absent")
 
 
+def test_a_path_too_long_for_a_file() -> None:
+    with pytest.raises(InputError, match=r"data.path: there is no folder 'xxxx"):
+        open_splits("cifar10", "x" * 5000)
+
+
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data.path: .* cannot be read .*expected are train-"):
         open_splits("cifar10", tmp_path)

@@ -51,15 +51,15 @@ def assert_close(run_dir: Path, expected_dir: Path) -> None:
     """Equal but for the order of float sums: metrics, summary, weights and their average."""
     lines = [metrics(folder).splitlines() for folder in (run_dir, expected_dir)]
     for line, expected in zip(*lines, strict=True):
-        assert json.loads(line) == pytest.approx(json.loads(expected), rel=2e-4, abs=2e-5)
+        assert json.loads(line) == pytest.approx(json.loads(expected), rel=1e-5, abs=1e-6)
     assert checkpoints(run_dir) == checkpoints(expected_dir)
     newest = checkpoints(run_dir)[-1]
     for name in ("model", "ema"):
         files = (f / f"checkpoints/{newest}/{name}.safetensors" for f in (run_dir, expected_dir))
-        torch.testing.assert_close(*map(load_file, files), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(*map(load_file, files), rtol=1e-4, atol=1e-5)
     summaries = [json.loads((f / "summary.json").read_bytes()) for f in (run_dir, expected_dir)]
     assert summaries[0]["images"] == summaries[1]["images"]
-    assert summaries[0]["bits_per_dim"] == pytest.approx(summaries[1]["bits_per_dim"], rel=1e-4)
+    assert summaries[0]["bits_per_dim"] == pytest.approx(summaries[1]["bits_per_dim"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")

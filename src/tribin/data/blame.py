@@ -42,7 +42,7 @@ def place_of_image(dataset: Dataset, column: str, index: int, folder: Path | Non
         folder: that the split was read from.
     """
     encoded = dataset.cast_column(column, Image(decode=False))[index][column] or {}
-    if os.path.isfile(encoded.get("path") or ""):
+    if encoded.get("bytes") is None and os.path.isfile(encoded.get("path") or ""):
         return str(encoded["path"])
     if folder is None:
         return ""

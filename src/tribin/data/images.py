@@ -93,9 +93,9 @@ def _decode(dataset: Dataset, split: str, expected: ImageFormat, folder: Path | 
             rows = _decode_cached(dataset, column, split, expected.shape)
         else:  # the embedded set, which is in memory
             rows = [decode_batch(dataset[:], column, expected.shape)["pixels"]]
-    except Exception as error:  # each image format has its own
+    except Exception:  # each image format has its own
         _raise_for_first_fault(dataset, column, split, expected.shape, folder)
-        raise error
+        raise
     images = torch.from_numpy(np.concatenate(rows, axis=None)).view(-1, *expected.shape)
     _check_levels(images, expected.levels, partial(_name, dataset, column, split, folder))
     return images

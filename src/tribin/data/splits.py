@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,7 +61,7 @@ def _open_embedded(name: str) -> dict[str, Dataset]:
 def _open_folder(path: Path) -> Mapping[str, Dataset]:
     from datasets import load_dataset
 
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False where Path.is_dir raises, as for a name too long
         raise InputError(f"data.path: there is no folder {str(path)!r}")
     try:
         return load_dataset(str(path))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from tribin.errors import InputError
 from tribin.recipe import Recipe, RecipeError, load_recipe
@@ -46,7 +46,7 @@ class StudySection(Section):
 
     @field_validator("runs")
     @classmethod
-    def _name_rows(cls, runs: dict[str, Entry], info: ValidationInfo) -> dict[str, Entry]:
+    def _name_rows(cls, runs: dict[str, Entry]) -> dict[str, Entry]:
         for name, entry in runs.items():
             if entry.baseline is not None and entry.baseline not in runs:
                 raise ValueError(
