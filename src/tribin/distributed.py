@@ -14,6 +14,8 @@ from tribin.errors import InputError
 
 Result = TypeVar("Result")
 
+_rank = 0  # stays when the group is left: what is said of an error is said after it
+
 
 @contextmanager
 def process_group() -> Iterator[None]:
@@ -26,6 +28,7 @@ def process_group() -> Iterator[None]:
         InputError: if a host has fewer GPUs than processes, or processes that ``torchrun`` starts
             again could not find each other.
     """
+    global _rank
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -39,6 +42,7 @@ def process_group() -> Iterator[None]:
         world_size=int(os.environ["WORLD_SIZE"]),
         rank=int(os.environ["RANK"]),
     )
+    _rank = dist.get_rank()
     try:
         yield
     finally:  # gloo aborts a process that ends within its group when another has left
@@ -52,7 +56,7 @@ def world_size() -> int:
 
 def rank() -> int:
     """Which of them this is; the one of rank 0 alone writes and speaks."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return _rank
 
 
 def is_first() -> bool:
