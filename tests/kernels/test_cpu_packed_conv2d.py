@@ -44,6 +44,18 @@ def test_ragged_shapes(route: str, case: Case) -> None:
     check(route, arguments(case))
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Conv2dShape(3, 1, 4, 2, 9, kernel=(1, 2), stride=(1, 2)),
+        Conv2dShape(1, 1, 9, 3, 35, kernel=(2, 2), stride=(1, 2), padding=(1, 0)),
+    ],
+    ids=str,
+)
+def test_a_single_channel_and_a_stride(route: str, shape: Conv2dShape) -> None:
+    check(route, arguments(Case(shape, "signs")))
+
+
 @pytest.mark.parametrize("input", ["signs", "bits"])
 @each_shape
 def test_every_step(route: str, shape: Conv2dShape, input: str) -> None:

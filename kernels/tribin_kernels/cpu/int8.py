@@ -22,6 +22,9 @@ def conv2d_w1a1(negative: Tensor, weight: Tensor, stride: list[int], padding: li
     vertical, horizontal = padding
     borders, zero_point = (horizontal, horizontal, vertical, vertical), 1
     x = F.pad(2 - 2 * negative.view(torch.uint8), borders, value=zero_point)
+    if weight.shape[1] == 1:  # for which oneDNN errs with some strides: a second one, of zeros
+        second = (0, 0, 0, 0, 0, 1)
+        x, weight = F.pad(x, second, value=zero_point), F.pad(weight, second, value=1)
     ones = torch.ones(len(weight))
     zeros = torch.zeros(len(weight), dtype=torch.int32)
     dilation, groups = [1, 1], 1
