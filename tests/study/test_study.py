@@ -108,7 +108,7 @@ def test_the_report(finished: tuple[Path, Path]) -> None:
     assert [row["bits_per_dim"] for row in content["rows"]] == [row.bits_per_dim for row in rows]
     assert f"| {rows[1].bits_per_dim:.4f} ± {rows[1].spread:.4f} |" in to_markdown(rows)
     assert "16 test images of digits" in to_markdown(rows)
-    assert "binary less float" in to_markdown(rows)
+    assert "The baseline is float: " in to_markdown(rows)
 
 
 def test_the_plot_of_a_single_row(finished: tuple[Path, Path]) -> None:
@@ -215,7 +215,8 @@ def test_shipped_studies(name: str) -> None:
     study = load_study(name, overrides)
     for run in study.runs:
         entry = study.section.runs[run.row]
-        assert run.recipe == load_recipe(entry.recipe, [*overrides, f"seed={run.seed}"])
+        settings = [*study.section.overrides, *entry.overrides, *overrides, f"seed={run.seed}"]
+        assert run.recipe == load_recipe(entry.recipe, settings)
 
 
 def test_a_device_that_is_none() -> None:

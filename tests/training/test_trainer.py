@@ -185,6 +185,14 @@ def test_sign_flips_kl_and_rates_in_the_metrics(
             assert found[step][layer] == count / history[step][name].numel()
     assert any(record["sign_flips"] > 0 for record in found[1:])
 
+    for record in found:
+        signs = [key for key in record if key.startswith("sign_input_rms/")]
+        assert len(signs) == (len(flips) if activations == 1 else 0)
+        for key in signs:
+            share = record[key.replace("sign_input_rms", "gradients_passed")]
+            assert record[key] >= 0  # the stream starts at 0 on its way down
+            assert 0 <= share <= 1
+
     for step, record in enumerate(found):
         layers = record["kl/layer_00"] + record["kl/layer_01"]
         assert record["reconstruction"] + layers == pytest.approx(record["bits_per_dim"], rel=1e-5)

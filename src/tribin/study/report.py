@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "row", "seeds", "images seen", "test bits/dim", "less its baseline", "p", "parameters",
-    "binary", "float32, bytes", "packed, bytes",
+    "row", "seeds", "images seen", "test bits/dim", "less its baseline", "with each seed", "p",
+    "parameters", "binary", "float32, bytes", "packed, bytes",
 )  # fmt: skip
+SMALLEST_P = 1e-12
+"""Below it the tail of a normal distribution says nothing of a mean over images."""
 
 
 def write_report(study: Study, rows: list[Row], folder: Path) -> None:
@@ -90,7 +92,8 @@ def _cells(row: Row) -> list[str]:
         f"{row.images_seen:,}",
         f"{row.bits_per_dim:.4f}{spread}",
         "" if difference is None else f"{difference.mean:+.4f} ± {difference.standard_error:.4f}",
-        "" if difference is None else f"{difference.p:.2g}",
+        "" if difference is None else ", ".join(f"{seed:+.4f}" for seed in difference.by_seed),
+        "" if difference is None else _p(difference.p),
         f"{row.parameters:,}",
         f"{row.binary_parameters / row.parameters:.2%}",
         f"{row.float_bytes:,}",
@@ -98,14 +101,16 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
+def _p(p: float) -> str:
+    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
+
+
 def _conditions(rows: list[Row]) -> str:
     sets = {f"{row.images:,} test images of {row.data}": None for row in rows}
     devices = {row.device: None for row in rows}
     draws = {f"{row.importance_samples} sample{'s' * (row.importance_samples > 1)}" for row in rows}
     weights = {row.weights for row in rows}
-    baselines = {
-        f"{row.name} less {row.difference.baseline}": None for row in rows if row.difference
-    }
+    baselines = {row.difference.baseline: None for row in rows if row.difference}
     lines = [
         f"Bits/dim: mean ± standard deviation over the seeds, on {'; '.join(sets)}; "
         f"{' or '.join(sorted(draws))}, {' or '.join(sorted(weights))} weights; "
@@ -113,8 +118,9 @@ def _conditions(rows: list[Row]) -> str:
     ]
     if baselines:
         lines.append(
-            f"Differences ({', '.join(baselines)}): image by image with the same seeds, ± standard "
-            "error over the images; p is two-sided."
+            f"The baseline is {' or '.join(baselines)}: differences are taken image by image with "
+            "the same seeds, ± standard error over the images; p is two-sided, of these images and "
+            "not of other seeds."
         )
     return " ".join(lines)
 

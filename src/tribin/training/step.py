@@ -19,6 +19,7 @@ from tribin.models import GenerativeModel, Objective
 from tribin.nn import latent_weights
 from tribin.sharding import Shard, sharded
 from tribin.training.phases import phase
+from tribin.training.transfer import on_host
 from tribin.training.update import update
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class StepResult:
 
     def values(self) -> dict[str, float]:
         """Metrics and gradient norm on the host, by one transfer."""
-        scalars = {**self.metrics, "gradient_norm": self.gradient_norm}
-        return dict(zip(scalars, torch.stack([*scalars.values()]).tolist(), strict=True))
+        return on_host({**self.metrics, "gradient_norm": self.gradient_norm})
 
     def __str__(self) -> str:
         return f"loss {self.metrics['loss'].item()}, gradient norm {self.gradient_norm.item()}"

@@ -1,5 +1,6 @@
 """The trainer: from a recipe to a run folder with checkpoints, metrics, samples and a summary."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -42,9 +43,10 @@ from tribin.training.run_folder import (
     is_run,
     load_data,
 )
+from tribin.training.sign_inputs import measured_sign_inputs
 from tribin.training.step import Model, SignFlips, StepResult, backward, train_step
 from tribin.training.stop_signal import StopSignal
-from tribin.training.transfer import to_device
+from tribin.training.transfer import on_host, to_device
 from tribin.training.writing import writing
 
 RECONSTRUCTED_IMAGES = 32
@@ -256,7 +258,13 @@ class Trainer:
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
         self._parallel_model.train()
-        result = train_step(self._parallel_model, self.optimizer, images, self.recipe, self.average)
+        measured: AbstractContextManager[dict[str, Tensor]] = (
+            measured_sign_inputs(self.model) if logs else nullcontext({})
+        )
+        with measured as inputs:
+            result = train_step(
+                self._parallel_model, self.optimizer, images, self.recipe, self.average
+            )
         every = {
             "validation": self.recipe.evaluation.every_images,
             "samples": self.recipe.samples.every_images,
@@ -268,7 +276,8 @@ class Trainer:
 
         if flips is not None:
             with phase("logging"):
-                tracker.log(self.images_seen, self._metrics(result, rate) | flips.rates())
+                metrics = self._metrics(result, rate) | flips.rates() | on_host(inputs)
+                tracker.log(self.images_seen, metrics)
 
     def _after_step(self, run: RunFolder, tracker: Report) -> None:
         """Do what is due; a run that is stopped in it resumes with the rest."""
