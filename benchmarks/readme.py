@@ -1,4 +1,4 @@
-"""Put committed results into the README: each marked place gets the file that its mark names.
+"""Put committed results into the README and docs: each place gets the file that its mark names.
 
     python -m benchmarks.readme
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from tribin.atomic_file import write_atomically
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PLACE = re.compile(r"(<!-- (benchmarks/results/\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    """Write README.md."""
-    write_atomically(README, with_results(README.read_text(encoding="utf-8")).encode())
+    """Write the pages."""
+    for page in PAGES:
+        write_atomically(page, with_results(page.read_text(encoding="utf-8")).encode())
 
 
 def with_results(text: str) -> str:

@@ -1,23 +1,26 @@
-"""The README's tables are those of the committed results."""
+"""The tables of README and docs are those of the committed results."""
 
 import json
+from pathlib import Path
 
 import pytest
-from benchmarks.readme import PLACE, README, ROOT, with_results
+from benchmarks.readme import PAGES, PLACE, ROOT, with_results
 
 from tribin.study.report import to_markdown
 from tribin.study.results import Difference, Row
 
-
-def test_the_readme_is_up_to_date() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert with_results(text) == text
-    assert len(PLACE.findall(text)) == 2
+STUDIES = sorted(ROOT.glob("benchmarks/results/*/studies/*"))
 
 
-@pytest.mark.parametrize("study", ["cpu_table", "cpu_table_digits"])
-def test_the_committed_table_is_that_of_the_results(study: str) -> None:
-    (folder,) = ROOT.glob(f"benchmarks/results/*/studies/{study}")
+def test_the_pages_are_up_to_date() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    assert [with_results(text) for text in texts] == texts
+    named = [ROOT / name for text in texts for _, name, _ in PLACE.findall(text)]
+    assert sorted(path.parent for path in named) == STUDIES
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
+def test_the_committed_table_is_that_of_the_results(folder: Path) -> None:
     rows = json.loads((folder / "results.json").read_bytes())["rows"]
     for row in rows:
         row["difference"] = row["difference"] and Difference(**row["difference"])

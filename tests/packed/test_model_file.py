@@ -282,7 +282,7 @@ def described(data: bytes, **changes: Any) -> bytes:
     [
         ({"name": "os.system"}, "its model is none of resnet_vae, flowpp"),
         ({"name": ["resnet_vae"]}, "its model is none of"),
-        ({"config": None}, "has the fields precision, straight_through"),
+        ({"config": None}, "has the fields precision, width"),
         ({"image_shape": [1, 4]}, "its images have no shape"),
         ({"image_shape": [1, 4, -8]}, "its images have no shape"),
         ({"image_shape": [1, 4, 2**40]}, "its images have no shape"),

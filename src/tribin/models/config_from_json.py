@@ -5,22 +5,18 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 LIMITS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
-ADDED = {"straight_through"}
-"""Fields that files of earlier versions lack."""
 
 
 def config_from_json(config_class: type, values: Any) -> Any:
     """Build a configuration from what `dataclasses.asdict` gave.
 
-    A field of `ADDED` that is missing takes its default.
-
     Raises:
-        ValueError: if another field is missing, or one is unknown, or of another type or range.
+        ValueError: if a field is missing, unknown, or of another type or range.
     """
     hints = get_type_hints(config_class)
-    if not isinstance(values, dict) or not (hints.keys() - ADDED <= values.keys() <= hints.keys()):
+    if not isinstance(values, dict) or values.keys() != hints.keys():
         raise ValueError(f"{config_class.__name__} has the fields {', '.join(hints)}")
-    for field in (field for field in fields(config_class) if field.name in values):
+    for field in fields(config_class):
         value, hint = values[field.name], hints[field.name]
         if is_dataclass(hint):
             assert isinstance(hint, type)

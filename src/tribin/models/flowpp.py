@@ -27,7 +27,7 @@ from tribin.models.flow import (
     StripeSplit,
 )
 from tribin.models.generative import GenerativeModel, Objective
-from tribin.nn import Precision, StraightThrough
+from tribin.nn import Precision
 from tribin.sharding import randn
 
 
@@ -37,10 +37,6 @@ class FlowPPConfig:
 
     precision: Precision = field(
         default_factory=Precision, metadata={"description": "bits of the residual layers"}
-    )
-    straight_through: StraightThrough = field(
-        default_factory=StraightThrough,
-        metadata={"description": "how gradients pass binary activations"},
     )
     width: int = field(
         default=120, metadata={"ge": 1, "le": 65_536, "description": "residual channels"}
@@ -216,7 +212,6 @@ def _dequantizer(
         CONTEXT_CHANNELS,
         blocks=CONTEXT_BLOCKS if config.residual else 0,
         precision=config.precision,
-        straight_through=config.straight_through,
         dropout=config.dropout,
     )
     columns = _couplings(
@@ -253,7 +248,6 @@ def _coupling_step(
         width=config.width,
         blocks=config.blocks,
         precision=config.precision,
-        straight_through=config.straight_through,
         context_channels=context_channels,
         dropout=config.dropout,
         residual=config.residual,

@@ -12,13 +12,7 @@ from torch import Tensor, nn
 from tribin.errors import InputError
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.models.logistic import DiscretizedLogistic, Logistic, to_pixels, to_unit_range
-from tribin.nn import (
-    Precision,
-    ResidualBlock,
-    StraightThrough,
-    WeightNormConv2d,
-    WeightNormConvTranspose2d,
-)
+from tribin.nn import Precision, ResidualBlock, WeightNormConv2d, WeightNormConvTranspose2d
 from tribin.sharding import batch_mean
 
 
@@ -28,10 +22,6 @@ class ResNetVAEConfig:
 
     precision: Precision = field(
         default_factory=Precision, metadata={"description": "bits of the residual layers"}
-    )
-    straight_through: StraightThrough = field(
-        default_factory=StraightThrough,
-        metadata={"description": "how gradients pass binary activations"},
     )
     width: int = field(
         default=256, metadata={"ge": 1, "le": 65_536, "description": "residual channels"}
@@ -221,13 +211,7 @@ def _blocks(config: ResNetVAEConfig, count: int, kernel_size: int) -> nn.Sequent
         return nn.Sequential()
     return nn.Sequential(
         *(
-            ResidualBlock(
-                config.width,
-                kernel_size,
-                config.precision,
-                config.activation,
-                config.straight_through,
-            )
+            ResidualBlock(config.width, kernel_size, config.precision, config.activation)
             for _ in range(count)
         )
     )

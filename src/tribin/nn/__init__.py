@@ -17,7 +17,6 @@ from tribin.nn.packed_blocks import PackedGatedBlock, PackedResidualBlock
 from tribin.nn.packing import pack, packed_twin, packed_when_registered
 from tribin.nn.precision import Precision
 from tribin.nn.residual import ResidualBlock
-from tribin.nn.straight_through import StraightThrough
 from tribin.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d, WeightNormLinear
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "PackedResidualBlock",
     "Precision",
     "ResidualBlock",
-    "StraightThrough",
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",

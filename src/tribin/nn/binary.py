@@ -12,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 from tribin import ops
 from tribin.errors import InputError
 from tribin.nn.normalized_layer import WEIGHT_STD, NormalizedLayer
-from tribin.nn.straight_through import PAPERS_ESTIMATOR, StraightThrough
 
 
 class BinaryLinear(NormalizedLayer):
@@ -46,7 +45,7 @@ class BinaryConv2d(NormalizedLayer):
     """Convolution, [N, in, H, W] to [N, out, H', W'], with 1-bit weights and, where asked, input.
 
     Kernel size, stride and padding are vertical and horizontal, or one number for both. Padding is
-    the value 0, with binary input too, whose gradients pass as `straight_through` says.
+    the value 0, with binary input too.
     """
 
     def __init__(
@@ -59,18 +58,17 @@ class BinaryConv2d(NormalizedLayer):
         padding: int | tuple[int, int] = 0,
         bias: bool = True,
         binary_input: bool = False,
-        straight_through: StraightThrough = PAPERS_ESTIMATOR,
         init_std: float = 1.0,
     ) -> None:
         super().__init__(out_channels, init_std, bias=bias)
         self.stride, self.padding = stride, padding
-        self.binary_input, self.straight_through = binary_input, straight_through
+        self.binary_input = binary_input
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         self.latent_weight = nn.Parameter(_initial_weight(out_channels, in_channels, *kernel))
 
     def transform(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
         return ops.binary_conv2d(
-            self.straight_through.to_unit_window(x) if self.binary_input else x,
+            x,
             self.latent_weight,
             gain,
             bias,

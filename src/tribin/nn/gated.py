@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from tribin.nn.precision import Precision
 from tribin.nn.residual import residual_conv2d
-from tribin.nn.straight_through import PAPERS_ESTIMATOR, StraightThrough
 from tribin.sharding import Dropout
 
 
@@ -19,7 +18,6 @@ class GatedBlock(nn.Module):
     Args:
         width: channels.
         precision: of all convolutions; the skip is always real.
-        straight_through: how gradients pass binary activations.
         context_channels: of the context [N, context_channels, H, W], 0 where there is none.
         gate_kernel_size: odd, of the convolution that makes a and b.
         dropout: share of f that is dropped before the gate, in training.
@@ -29,7 +27,6 @@ class GatedBlock(nn.Module):
         self,
         width: int,
         precision: Precision,
-        straight_through: StraightThrough = PAPERS_ESTIMATOR,
         *,
         context_channels: int = 0,
         gate_kernel_size: int = 1,
@@ -37,15 +34,14 @@ class GatedBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.binary_activations = precision.activations == 1
-        kind = precision, straight_through
-        self.conv = residual_conv2d(2 * width, width, 3, *kind, init_std=0.1)
+        self.conv = residual_conv2d(2 * width, width, 3, precision, init_std=0.1)
         self.project = (
-            residual_conv2d(2 * context_channels, width, 1, *kind, init_std=1.0)
+            residual_conv2d(2 * context_channels, width, 1, precision, init_std=1.0)
             if context_channels
             else None
         )
         self.dropout = Dropout(dropout)
-        self.gate = residual_conv2d(2 * width, 2 * width, gate_kernel_size, *kind, init_std=0.1)
+        self.gate = residual_conv2d(2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from tribin.nn.binary import BinaryConv2d
 from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.precision import Precision
-from tribin.nn.straight_through import PAPERS_ESTIMATOR, StraightThrough
 from tribin.nn.weight_norm import WeightNormConv2d
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
@@ -26,21 +25,12 @@ class ResidualBlock(nn.Module):
         kernel_size: odd, of both convolutions.
         precision: of the two convolutions; the skip is always real.
         activation: ``"elu"`` or ``"tanh"``, for real activations.
-        straight_through: how gradients pass binary activations.
     """
 
-    def __init__(
-        self,
-        width: int,
-        kernel_size: int,
-        precision: Precision,
-        activation: str,
-        straight_through: StraightThrough = PAPERS_ESTIMATOR,
-    ) -> None:
+    def __init__(self, width: int, kernel_size: int, precision: Precision, activation: str) -> None:
         super().__init__()
-        sizes = width, width, kernel_size
-        self.first = residual_conv2d(*sizes, precision, straight_through, init_std=1.0)
-        self.second = residual_conv2d(*sizes, precision, straight_through, init_std=0.0)
+        self.first = residual_conv2d(width, width, kernel_size, precision, init_std=1.0)
+        self.second = residual_conv2d(width, width, kernel_size, precision, init_std=0.0)
         self.binary_activations = precision.activations == 1
         self.activation = activation
 
@@ -53,13 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 def residual_conv2d(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    precision: Precision,
-    straight_through: StraightThrough,
-    *,
-    init_std: float,
+    in_channels: int, out_channels: int, kernel_size: int, precision: Precision, *, init_std: float
 ) -> NormalizedLayer:
     """A convolution of a residual layer, which keeps height and width.
 
@@ -68,7 +52,6 @@ def residual_conv2d(
         out_channels: of the result.
         kernel_size: odd.
         precision: real or binary weights, real or binary input.
-        straight_through: how gradients pass the signs of a binary input.
         init_std: the standard deviation that data-dependent initialization gives to each channel.
     """
     padding = kernel_size // 2
@@ -82,6 +65,5 @@ def residual_conv2d(
         kernel_size,
         padding=padding,
         binary_input=precision.activations == 1,
-        straight_through=straight_through,
         init_std=init_std,
     )

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tribin.nn import GatedBlock, LayerNorm2d, Precision, StraightThrough, WeightNormConv2d
-from tribin.nn.straight_through import PAPERS_ESTIMATOR
+from tribin.nn import GatedBlock, LayerNorm2d, Precision, WeightNormConv2d
 
 
 class Conditioner(nn.Module):
@@ -19,7 +18,6 @@ class Conditioner(nn.Module):
         width: channels in between.
         blocks: how many.
         precision: of the blocks; the first and the last convolution are real.
-        straight_through: how gradients pass binary activations.
         context_channels: of the context, 0 where there is none.
         dropout: share of the activations that each block drops in training.
         residual: false for the baseline without residual layers.
@@ -33,7 +31,6 @@ class Conditioner(nn.Module):
         width: int,
         blocks: int,
         precision: Precision,
-        straight_through: StraightThrough = PAPERS_ESTIMATOR,
         context_channels: int = 0,
         dropout: float = 0.0,
         residual: bool = True,
@@ -42,13 +39,7 @@ class Conditioner(nn.Module):
         count = blocks if residual else 0
         self.stem = WeightNormConv2d(in_channels, width, 3, padding=1, init_std=0.1)
         self.blocks = nn.ModuleList(
-            GatedBlock(
-                width,
-                precision,
-                straight_through,
-                context_channels=context_channels,
-                dropout=dropout,
-            )
+            GatedBlock(width, precision, context_channels=context_channels, dropout=dropout)
             for _ in range(count)
         )
         self.norms = nn.ModuleList(LayerNorm2d(width) for _ in range(blocks))
@@ -75,7 +66,6 @@ class ContextNetwork(nn.Module):
         channels: of the context.
         blocks: how many; none without residual layers.
         precision: of the blocks.
-        straight_through: how gradients pass binary activations.
         dropout: share of the activations that each block drops in training.
     """
 
@@ -86,16 +76,13 @@ class ContextNetwork(nn.Module):
         *,
         blocks: int,
         precision: Precision,
-        straight_through: StraightThrough = PAPERS_ESTIMATOR,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = WeightNormConv2d(in_channels, channels, 3, padding=1, init_std=0.1)
         self.blocks = nn.Sequential(
             *(
-                GatedBlock(
-                    channels, precision, straight_through, gate_kernel_size=3, dropout=dropout
-                )
+                GatedBlock(channels, precision, gate_kernel_size=3, dropout=dropout)
                 for _ in range(blocks)
             )
         )
