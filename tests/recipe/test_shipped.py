@@ -12,7 +12,7 @@ from tribin.training.run_folder import build_model
 def test_a_recipe_is_what_its_name_says(name):
     recipe = load_recipe(name)
     model, _, run = name.partition("/")
-    data, *_, variant = run.split("_")
+    data, _, variant = run.replace("_wide", "").rpartition("_")
     assert recipe.model.name == model
     assert recipe.data.name == data
     config = recipe.model.config()
