@@ -173,7 +173,8 @@ def check_bits(bits: Tensor, wanted: Tensor, bound: Tensor) -> None:
     """Where the error decides a sign either is right; there are few of these."""
     found = unpack_bits(bits, wanted.shape[1])
     negative, open_ = ((t.permute(0, 2, 3, 1)) for t in (wanted < 0, wanted.abs() < bound))
-    assert open_.sum() <= 1 + 0.01 * open_.numel()  # one of a few values may be near 0
+    # The bound grows with the taps, and of a few results one may be near 0 by chance.
+    assert open_.sum() <= 1 + 0.05 * open_.numel()
     assert torch.equal(bits, pack_bits(torch.where(open_, found, negative)))
 
 

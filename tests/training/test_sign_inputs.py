@@ -26,4 +26,7 @@ def test_inputs_of_signs_are_measured() -> None:
         "gradients_passed/second": 0.75,
     }
     first(2 * x)
+    with measured_sign_inputs(model, enabled=False) as nothing:
+        first(x)
+    assert nothing == {}
     assert found["gradients_passed/first"] == 0.5

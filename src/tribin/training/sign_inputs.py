@@ -12,11 +12,11 @@ from tribin.sharding import batch_mean
 
 
 @contextmanager
-def measured_sign_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def measured_sign_inputs(model: nn.Module, *, enabled: bool = True) -> Iterator[dict[str, Tensor]]:
     """Measure the inputs of the model's layers with binary input while it runs inside.
 
     A layer that runs several times is measured the last time. What ``torch.compile`` has compiled
-    runs without being measured.
+    runs without being measured, and where it is not `enabled` nothing is.
 
     Yields:
         By ``sign_input_rms/<layer>`` the root mean square of its input, and by
@@ -27,7 +27,7 @@ def measured_sign_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     hooks = [
         layer.register_forward_pre_hook(_Measure(name, found))
         for name, layer in model.named_modules()
-        if isinstance(layer, BinaryConv2d) and layer.binary_input
+        if enabled and isinstance(layer, BinaryConv2d) and layer.binary_input
     ]
     try:
         yield found
@@ -42,9 +42,8 @@ class _Measure:
 
     @torch.no_grad()
     def __call__(self, layer: BinaryConv2d, inputs: tuple[Any, ...]) -> None:
-        x: Tensor = inputs[0].float()
-        mean_square, share = batch_mean(
-            torch.stack((x.square().mean(), (x.abs() <= 1).float().mean()))
-        )
+        squares: Tensor = inputs[0].float().square()
+        passed = (squares <= 1).sum() / squares.numel()
+        mean_square, share = batch_mean(torch.stack((squares.mean(), passed)))
         self.found[f"sign_input_rms/{self.name}"] = mean_square.sqrt()
         self.found[f"gradients_passed/{self.name}"] = share

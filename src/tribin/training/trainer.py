@@ -1,6 +1,5 @@
 """The trainer: from a recipe to a run folder with checkpoints, metrics, samples and a summary."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -258,10 +257,7 @@ class Trainer:
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
         self._parallel_model.train()
-        measured: AbstractContextManager[dict[str, Tensor]] = (
-            measured_sign_inputs(self.model) if logs else nullcontext({})
-        )
-        with measured as inputs:
+        with measured_sign_inputs(self.model, enabled=logs) as inputs:
             result = train_step(
                 self._parallel_model, self.optimizer, images, self.recipe, self.average
             )

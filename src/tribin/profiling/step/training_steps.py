@@ -14,8 +14,9 @@ from tribin.nn import initialize_from_data
 from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.optimizer import build_average, build_optimizer, set_learning_rate
 from tribin.training.phases import PHASES, listening, phase
+from tribin.training.sign_inputs import measured_sign_inputs
 from tribin.training.step import SignFlips, train_step
-from tribin.training.transfer import to_device
+from tribin.training.transfer import on_host, to_device
 
 if TYPE_CHECKING:
     from tribin.recipe import Recipe
@@ -71,7 +72,10 @@ class TrainingSteps:
         set_learning_rate(self.optimizer, self.recipe, self.images_seen)
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
-        result = train_step(self.model.train(), self.optimizer, images, self.recipe, self.average)
+        with measured_sign_inputs(self.model, enabled=logs) as inputs:
+            result = train_step(
+                self.model.train(), self.optimizer, images, self.recipe, self.average
+            )
         self.images_seen += self.batch_size
         self._guard.watch(TakenStep(result, images, self.images_seen))
         for bad in self._guard.not_finite(settle=logs):
@@ -80,6 +84,7 @@ class TrainingSteps:
             with phase("logging"):
                 flips.rates()
                 result.values()
+                on_host(inputs)
 
 
 def seconds_by_phase(run: Callable[[], object], now: Callable[[], float]) -> dict[str, float]:
