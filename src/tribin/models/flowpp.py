@@ -27,7 +27,7 @@ from tribin.models.flow import (
     StripeSplit,
 )
 from tribin.models.generative import GenerativeModel, Objective
-from tribin.nn import Precision
+from tribin.nn import Precision, Wiring
 from tribin.sharding import randn
 
 
@@ -60,6 +60,9 @@ class FlowPPConfig:
     dropout: float = field(
         default=0.0,
         metadata={"ge": 0, "lt": 1, "description": "share of activations dropped in training"},
+    )
+    wiring: Wiring = field(
+        default_factory=Wiring, metadata={"description": "of the residual layers"}
     )
     residual: bool = field(
         default=True, metadata={"description": "false: the baseline without residual layers"}
@@ -213,6 +216,7 @@ def _dequantizer(
         blocks=CONTEXT_BLOCKS if config.residual else 0,
         precision=config.precision,
         dropout=config.dropout,
+        wiring=config.wiring,
     )
     columns = _couplings(
         replace(config, blocks=config.dequantization_blocks),
@@ -251,6 +255,7 @@ def _coupling_step(
         context_channels=context_channels,
         dropout=config.dropout,
         residual=config.residual,
+        wiring=config.wiring,
     )
     return Chain(
         norm=Norm((2, *shape)),

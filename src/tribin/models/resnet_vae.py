@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tribin.errors import InputError
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.models.logistic import DiscretizedLogistic, Logistic, to_pixels, to_unit_range
-from tribin.nn import Precision, ResidualBlock, WeightNormConv2d, WeightNormConvTranspose2d
+from tribin.nn import Precision, ResidualBlock, WeightNormConv2d, WeightNormConvTranspose2d, Wiring
 from tribin.sharding import batch_mean
 
 
@@ -39,6 +39,13 @@ class ResNetVAEConfig:
             "le": 1024,
             "description": "5x5 residual blocks after the stem and before the head",
         },
+    )
+    wiring: Wiring = field(
+        default_factory=Wiring, metadata={"description": "of the residual layers"}
+    )
+    extra_kernel_size: int = field(
+        default=5,
+        metadata={"ge": 1, "description": "of the blocks after the stem and before the head"},
     )
     residual: bool = field(
         default=True, metadata={"description": "false: the baseline without residual layers"}
@@ -81,9 +88,9 @@ class ResNetVAE(GenerativeModel):
             )
         self.config = config
         self.stem = WeightNormConv2d(channels, config.width, 5, stride=2, padding=2)
-        self.stem_blocks = _blocks(config, config.extra_blocks, kernel_size=5)
+        self.stem_blocks = _blocks(config, config.extra_blocks, config.extra_kernel_size)
         self.latent_layers = nn.ModuleList(LatentLayer(config) for _ in range(config.latent_layers))
-        self.head_blocks = _blocks(config, config.extra_blocks, kernel_size=5)
+        self.head_blocks = _blocks(config, config.extra_blocks, config.extra_kernel_size)
         self.head = WeightNormConvTranspose2d(
             config.width, channels, 5, stride=2, padding=2, output_padding=1, init_std=0.1
         )
@@ -211,7 +218,9 @@ def _blocks(config: ResNetVAEConfig, count: int, kernel_size: int) -> nn.Sequent
         return nn.Sequential()
     return nn.Sequential(
         *(
-            ResidualBlock(config.width, kernel_size, config.precision, config.activation)
+            ResidualBlock(
+                config.width, kernel_size, config.precision, config.activation, config.wiring
+            )
             for _ in range(count)
         )
     )

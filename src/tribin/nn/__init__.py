@@ -18,6 +18,7 @@ from tribin.nn.packing import pack, packed_twin, packed_when_registered
 from tribin.nn.precision import Precision
 from tribin.nn.residual import ResidualBlock
 from tribin.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d, WeightNormLinear
+from tribin.nn.wiring import Wiring
 
 __all__ = [
     "BinarizationReport",
@@ -36,6 +37,7 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",
+    "Wiring",
     "binarize",
     "clip_after_step",
     "clip_latent_weights",

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tribin.nn.precision import Precision
-from tribin.nn.residual import residual_conv2d
+from tribin.nn.residual import PLAIN, residual_conv2d
+from tribin.nn.wiring import RPReLU, ThresholdPair, Wiring
 from tribin.sharding import Dropout
 
 
@@ -31,28 +32,45 @@ class GatedBlock(nn.Module):
         context_channels: int = 0,
         gate_kernel_size: int = 1,
         dropout: float = 0.0,
+        wiring: Wiring = PLAIN,
     ) -> None:
         super().__init__()
+        dynamic = wiring.dynamic_scale
+        self.wiring = wiring
         self.binary_activations = precision.activations == 1
-        self.conv = residual_conv2d(2 * width, width, 3, precision, init_std=0.1)
+        self.conv = residual_conv2d(
+            2 * width, width, 3, precision, init_std=wiring.first_std / 10, dynamic_scale=dynamic
+        )
         self.project = (
             residual_conv2d(2 * context_channels, width, 1, precision, init_std=1.0)
             if context_channels
             else None
         )
         self.dropout = Dropout(dropout)
-        self.gate = residual_conv2d(2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1)
+        self.gate = residual_conv2d(
+            2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1, dynamic_scale=dynamic
+        )
+        pairs = wiring.threshold != "none" and precision.activations == 1
+        self.thresholds = nn.ModuleList(
+            ThresholdPair(width, wiring.threshold_start) if pairs else nn.Identity()
+            for _ in range(2)
+        )
+        self.after = nn.Identity() if wiring.after == "none" else RPReLU(width, wiring.slope)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""
-        hidden = self.conv(self._activate(x))
+        hidden = self.after(self.conv(self._activate(x, self.thresholds[0])))
+        if self.wiring.shortcut == "conv":
+            hidden = x = x + hidden
         if self.project is not None:
             if context is None:
                 raise TypeError("this block projects a context, and was given none")
             hidden = hidden + self.project(self._activate(context))
-        a, b = self.gate(self.dropout(self._activate(hidden))).chunk(2, dim=1)
+        a, b = self.gate(self.dropout(self._activate(hidden, self.thresholds[1]))).chunk(2, dim=1)
         return x + a * b.sigmoid()
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def _activate(self, x: Tensor, thresholds: nn.Module | None = None) -> Tensor:
+        if isinstance(thresholds, ThresholdPair):
+            return thresholds(x)
         both = torch.cat((x, -x), dim=1)
         return both if self.binary_activations else F.elu(both)

@@ -10,6 +10,9 @@ from tribin.nn.binary import BinaryConv2d
 from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.precision import Precision
 from tribin.nn.weight_norm import WeightNormConv2d
+from tribin.nn.wiring import RPReLU, Threshold, Wiring
+
+PLAIN = Wiring()
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
 
@@ -27,23 +30,63 @@ class ResidualBlock(nn.Module):
         activation: ``"elu"`` or ``"tanh"``, for real activations.
     """
 
-    def __init__(self, width: int, kernel_size: int, precision: Precision, activation: str) -> None:
+    def __init__(
+        self,
+        width: int,
+        kernel_size: int,
+        precision: Precision,
+        activation: str,
+        wiring: Wiring = PLAIN,
+    ) -> None:
         super().__init__()
-        self.first = residual_conv2d(width, width, kernel_size, precision, init_std=1.0)
-        self.second = residual_conv2d(width, width, kernel_size, precision, init_std=0.0)
+        dynamic = wiring.dynamic_scale
+        self.first = residual_conv2d(
+            width, width, kernel_size, precision, init_std=wiring.first_std, dynamic_scale=dynamic
+        )
+        self.second = residual_conv2d(
+            width, width, kernel_size, precision, init_std=0.0, dynamic_scale=dynamic
+        )
+        self.wiring = wiring
+        if wiring.threshold != "none" and precision.activations == 1:
+            self.thresholds = nn.ModuleList(
+                Threshold(width, wiring.threshold_start) for _ in range(2)
+            )
+        else:
+            self.thresholds = nn.ModuleList(nn.Identity() for _ in range(2))
+        self.after = nn.ModuleList(
+            nn.Identity() if wiring.after == "none" else RPReLU(width, wiring.slope)
+            for _ in range(2)
+        )
         self.binary_activations = precision.activations == 1
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        return x + self.second(self._activate(self.first(self._activate(x))))
+        hidden = self.first(self._activate(self.thresholds[0](x)))
+        if self.wiring.shortcut == "conv":
+            hidden = self._join(x, hidden, self.after[0])
+        else:
+            x, hidden = x, self.after[0](hidden)
+            y = self.second(self._activate(self.thresholds[1](hidden)))
+            return self._join(x, y, self.after[1])
+        y = self.second(self._activate(self.thresholds[1](hidden)))
+        return self._join(hidden, y, self.after[1])
+
+    def _join(self, x: Tensor, y: Tensor, after: nn.Module) -> Tensor:
+        return after(x + y) if self.wiring.after == "outside" else x + after(y)
 
     def _activate(self, x: Tensor) -> Tensor:
         return x if self.binary_activations else ACTIVATIONS[self.activation](x)
 
 
 def residual_conv2d(
-    in_channels: int, out_channels: int, kernel_size: int, precision: Precision, *, init_std: float
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    precision: Precision,
+    *,
+    init_std: float,
+    dynamic_scale: bool = False,
 ) -> NormalizedLayer:
     """A convolution of a residual layer, which keeps height and width.
 
@@ -66,4 +109,5 @@ def residual_conv2d(
         padding=padding,
         binary_input=precision.activations == 1,
         init_std=init_std,
+        dynamic_scale=dynamic_scale and precision.activations == 1,
     )

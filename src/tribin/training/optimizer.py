@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tribin.nn import latent_weights
 from tribin.training.one_pass_adam import OnePassAdam, takes_one_pass
 
 if TYPE_CHECKING:
@@ -29,7 +30,18 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     }
     if takes_one_pass(model):
         return OnePassAdam(model, **settings)
-    return torch.optim.Adam(model.parameters(), **settings)
+    latent = set(map(id, latent_weights(model).values()))
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in latent], "latent": False},
+        {"params": [p for p in model.parameters() if id(p) in latent], "latent": True},
+    ]
+    return torch.optim.Adam([g for g in groups if g["params"]], **settings)
+
+
+def _names(model: nn.Module) -> list[str]:
+    latent = latent_weights(model)
+    names = [name for name, _ in model.named_parameters()]
+    return [n for n in names if n not in latent] + [n for n in names if n in latent]
 
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
@@ -62,7 +74,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, images_s
     """Give the optimizer the `learning_rate` of the step that starts there, and return it."""
     rate = learning_rate(recipe, images_seen)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        latent = recipe.optimizer.latent_learning_rate
+        factor = latent / recipe.optimizer.learning_rate if latent and group["latent"] else 1.0
+        group["lr"] = rate * factor
     return rate
 
 
@@ -80,7 +94,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     state = optimizer.state_dict()["state"]
     return {
         f"{name}:{quantity}": value
-        for index, (name, _) in enumerate(model.named_parameters())
+        for index, name in enumerate(_names(model))
         for quantity, value in state.get(index, {}).items()
     }
 
@@ -90,7 +104,7 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` returned."""
     parameters = dict(model.named_parameters())
-    indices = {name: index for index, name in enumerate(parameters)}
+    indices = {name: index for index, name in enumerate(_names(model))}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition(":")

@@ -15,7 +15,7 @@ from tribin.errors import InputError, NonFiniteError, StoppedError
 from tribin.evaluation import Evaluation, image_bits
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
-from tribin.nn import initialize_from_data
+from tribin.nn import BinaryConv2d, initialize_from_data
 from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe, recipe_from_json
 from tribin.seeding import seed_noise
@@ -190,8 +190,16 @@ class Trainer:
         """Data-dependent initialization, on the images that training sees first."""
         count = min(self.recipe.training.initialization_images, len(self._train_images))
         print_line(f"initializing on {count:,} images")
+        self._set_stage()
         with self.stop_signal.stopping_within(self.model):
             initialize_from_data(self.model.eval(), self._batch(count))  # without dropout
+
+    def _set_stage(self) -> None:
+        training = self.recipe.training
+        real = self.images_seen < training.real_weights_share * training.images
+        for module in self.model.modules():
+            if isinstance(module, BinaryConv2d):
+                module.real_weight = real
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint."""
@@ -256,6 +264,7 @@ class Trainer:
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
+        self._set_stage()
         self._parallel_model.train()
         with measured_sign_inputs(self.model, enabled=logs) as inputs:
             result = train_step(

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tribin.nn import GatedBlock, LayerNorm2d, Precision, WeightNormConv2d
+from tribin.nn import GatedBlock, LayerNorm2d, Precision, WeightNormConv2d, Wiring
+from tribin.nn.residual import PLAIN
 
 
 class Conditioner(nn.Module):
@@ -34,12 +35,19 @@ class Conditioner(nn.Module):
         context_channels: int = 0,
         dropout: float = 0.0,
         residual: bool = True,
+        wiring: Wiring = PLAIN,
     ) -> None:
         super().__init__()
         count = blocks if residual else 0
         self.stem = WeightNormConv2d(in_channels, width, 3, padding=1, init_std=0.1)
         self.blocks = nn.ModuleList(
-            GatedBlock(width, precision, context_channels=context_channels, dropout=dropout)
+            GatedBlock(
+                width,
+                precision,
+                context_channels=context_channels,
+                dropout=dropout,
+                wiring=wiring,
+            )
             for _ in range(count)
         )
         self.norms = nn.ModuleList(LayerNorm2d(width) for _ in range(blocks))
@@ -77,12 +85,13 @@ class ContextNetwork(nn.Module):
         blocks: int,
         precision: Precision,
         dropout: float = 0.0,
+        wiring: Wiring = PLAIN,
     ) -> None:
         super().__init__()
         self.stem = WeightNormConv2d(in_channels, channels, 3, padding=1, init_std=0.1)
         self.blocks = nn.Sequential(
             *(
-                GatedBlock(channels, precision, gate_kernel_size=3, dropout=dropout)
+                GatedBlock(channels, precision, gate_kernel_size=3, dropout=dropout, wiring=wiring)
                 for _ in range(blocks)
             )
         )
