@@ -100,7 +100,7 @@ def test_every_data_set_can_be_named(name):
         ("training.images", [0, 2e4, None]),
         ("training.batch_size", [0]),
         ("training.accumulation", [0, 3, 256]),
-        ("training.initialization_images", [0]),
+        ("training.initialization_images", [-1]),
         ("training.autocast", ["float16", None]),
         ("model.residual", [1, "true", "yes"]),
         ("training.ema_decay", [0, 1, 1.0]),

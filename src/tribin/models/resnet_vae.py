@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tribin.errors import InputError
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.models.logistic import DiscretizedLogistic, Logistic, to_pixels, to_unit_range
-from tribin.nn import Precision, ResidualBlock, WeightNormConv2d, WeightNormConvTranspose2d, Wiring
+from tribin.nn import Precision, ResidualBlock, Wiring, outer_conv2d, outer_upsampling_conv2d
 from tribin.sharding import batch_mean
 
 
@@ -87,12 +87,12 @@ class ResNetVAE(GenerativeModel):
                 f"not {height}x{width}"
             )
         self.config = config
-        self.stem = WeightNormConv2d(channels, config.width, 5, stride=2, padding=2)
+        self.stem = outer_conv2d(channels, config.width, 5, config.precision, stride=2)
         self.stem_blocks = _blocks(config, config.extra_blocks, config.extra_kernel_size)
         self.latent_layers = nn.ModuleList(LatentLayer(config) for _ in range(config.latent_layers))
         self.head_blocks = _blocks(config, config.extra_blocks, config.extra_kernel_size)
-        self.head = WeightNormConvTranspose2d(
-            config.width, channels, 5, stride=2, padding=2, output_padding=1, init_std=0.1
+        self.head = outer_upsampling_conv2d(
+            config.width, channels, 5, config.precision, init_std=0.1
         )
         self.log_scale = nn.Parameter(torch.tensor(-1.0))
         # As the streams are: otherwise each convolution copies its weight into this order.
@@ -174,12 +174,12 @@ class LatentLayer(nn.Module):
 
     def __init__(self, config: ResNetVAEConfig) -> None:
         super().__init__()
-        width, latent = config.width, config.latent_channels
-        self.up_parameters = WeightNormConv2d(width, 2 * latent, 3, padding=1, init_std=0.1)
+        width, latent, precision = config.width, config.latent_channels, config.precision
+        self.up_parameters = outer_conv2d(width, 2 * latent, 3, precision, init_std=0.1)
         self.up_block = _blocks(config, 1, kernel_size=3)
-        self.down_parameters = WeightNormConv2d(width, 4 * latent, 3, padding=1, init_std=0.1)
+        self.down_parameters = outer_conv2d(width, 4 * latent, 3, precision, init_std=0.1)
         self.down_block = _blocks(config, 1, kernel_size=3)
-        self.from_latent = WeightNormConv2d(latent, width, 3, padding=1)
+        self.from_latent = outer_conv2d(latent, width, 3, precision)
 
     def encode(self, up: Tensor) -> tuple[Tensor, Tensor]:
         """The next upward stream, and this one's part of the posterior's parameters."""

@@ -12,6 +12,7 @@ from tribin.nn.gated import GatedBlock
 from tribin.nn.initialization import InitializedFromData, initialize_from_data, standardization
 from tribin.nn.layer_norm import LayerNorm2d
 from tribin.nn.normalized_layer import NormalizedLayer
+from tribin.nn.outer import outer_conv2d, outer_upsampling_conv2d
 from tribin.nn.packed import PackedConv2d, PackedLinear
 from tribin.nn.packed_blocks import PackedGatedBlock, PackedResidualBlock
 from tribin.nn.packing import pack, packed_twin, packed_when_registered
@@ -43,6 +44,8 @@ __all__ = [
     "clip_latent_weights",
     "initialize_from_data",
     "latent_weights",
+    "outer_conv2d",
+    "outer_upsampling_conv2d",
     "pack",
     "packed_twin",
     "packed_when_registered",

@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from tribin import ops
 from tribin.nn.binary import BinaryConv2d, BinaryLinear, without_latent_weights
 from tribin.nn.gated import GatedBlock
+from tribin.nn.other_norms import BatchNormBinaryConv2d, WeightNormBinaryConv2d
 from tribin.nn.packed import PackedConv2d, PackedLinear
 from tribin.nn.packed_blocks import PackedGatedBlock, PackedResidualBlock
 from tribin.nn.residual import ACTIVATIONS, ResidualBlock
@@ -87,12 +88,22 @@ def _(layer: BinaryLinear) -> PackedLinear:
     )
 
 
-@packed_twin.register
+@packed_twin.register(BinaryConv2d)
+@packed_twin.register(WeightNormBinaryConv2d)
 def _(layer: BinaryConv2d) -> PackedConv2d:
+    return _with_gain_and_bias(layer, layer.gain, _copied(layer.bias))
+
+
+@packed_twin.register
+def _(layer: BatchNormBinaryConv2d) -> PackedConv2d:
+    return _with_gain_and_bias(layer, *layer.folded())
+
+
+def _with_gain_and_bias(layer: BinaryConv2d, gain: Tensor, bias: Tensor | None) -> PackedConv2d:
     return PackedConv2d(
         _row_bits(layer.latent_weight.permute(0, 2, 3, 1)),
-        weight_scale(layer.gain, layer.latent_weight),
-        _copied(layer.bias),
+        weight_scale(gain, layer.latent_weight),
+        bias,
         in_channels=layer.latent_weight.shape[1],
         stride=layer.stride,
         padding=layer.padding,

@@ -8,11 +8,18 @@ from torch.nn import functional as F
 
 from tribin.nn.binary import BinaryConv2d
 from tribin.nn.normalized_layer import NormalizedLayer
-from tribin.nn.precision import Precision
+from tribin.nn.other_norms import BatchNormBinaryConv2d, WeightNormBinaryConv2d
+from tribin.nn.precision import Normalization, Precision
 from tribin.nn.weight_norm import WeightNormConv2d
 from tribin.nn.wiring import RPReLU, Threshold, Wiring
 
 PLAIN = Wiring()
+
+NORMALIZATIONS: dict[Normalization, type[BinaryConv2d]] = {
+    "binary_weight_norm": BinaryConv2d,
+    "weight_norm": WeightNormBinaryConv2d,
+    "batch_norm": BatchNormBinaryConv2d,
+}
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
 
@@ -94,7 +101,7 @@ def residual_conv2d(
         in_channels: of the input.
         out_channels: of the result.
         kernel_size: odd.
-        precision: real or binary weights, real or binary input.
+        precision: real or binary weights and how these are normalized, real or binary input.
         init_std: the standard deviation that data-dependent initialization gives to each channel.
     """
     padding = kernel_size // 2
@@ -102,7 +109,7 @@ def residual_conv2d(
         return WeightNormConv2d(
             in_channels, out_channels, kernel_size, padding=padding, init_std=init_std
         )
-    return BinaryConv2d(
+    return NORMALIZATIONS[precision.normalization](
         in_channels,
         out_channels,
         kernel_size,

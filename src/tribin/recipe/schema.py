@@ -91,8 +91,8 @@ class Training(Section):
         default=128, le=MOST_AT_ONCE, description="images per optimizer step"
     )
     accumulation: Positive = Field(default=1, description="micro-batches per optimizer step")
-    initialization_images: Positive = Field(
-        default=256, description="images for the data-dependent initialization"
+    initialization_images: Count = Field(
+        default=256, description="images for the data-dependent initialization; 0: none"
     )
     real_weights_share: float = Field(
         default=0.0, ge=0, lt=1, description="share of training before weights become binary"

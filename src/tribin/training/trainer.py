@@ -187,8 +187,10 @@ class Trainer:
         self._train_images = images.train.to(self.device)
 
     def initialize(self) -> None:
-        """Data-dependent initialization, on the images that training sees first."""
+        """Data-dependent initialization, on the images that training sees first; none of them, none."""
         count = min(self.recipe.training.initialization_images, len(self._train_images))
+        if not count:
+            return
         print_line(f"initializing on {count:,} images")
         self._set_stage()
         with self.stop_signal.stopping_within(self.model):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tribin.nn import GatedBlock, LayerNorm2d, Precision, WeightNormConv2d, Wiring
+from tribin.nn import GatedBlock, LayerNorm2d, Precision, Wiring, outer_conv2d
 from tribin.nn.residual import PLAIN
 
 
@@ -18,7 +18,7 @@ class Conditioner(nn.Module):
         out_channels: of the output.
         width: channels in between.
         blocks: how many.
-        precision: of the blocks; the first and the last convolution are real.
+        precision: of the blocks; the first and the last convolution take real numbers.
         context_channels: of the context, 0 where there is none.
         dropout: share of the activations that each block drops in training.
         residual: false for the baseline without residual layers.
@@ -39,7 +39,7 @@ class Conditioner(nn.Module):
     ) -> None:
         super().__init__()
         count = blocks if residual else 0
-        self.stem = WeightNormConv2d(in_channels, width, 3, padding=1, init_std=0.1)
+        self.stem = outer_conv2d(in_channels, width, 3, precision, init_std=0.1)
         self.blocks = nn.ModuleList(
             GatedBlock(
                 width,
@@ -51,7 +51,7 @@ class Conditioner(nn.Module):
             for _ in range(count)
         )
         self.norms = nn.ModuleList(LayerNorm2d(width) for _ in range(blocks))
-        self.head = WeightNormConv2d(width, out_channels, 3, padding=1, init_std=0.1)
+        self.head = outer_conv2d(width, out_channels, 3, precision, init_std=0.1)
         # As the stream is: otherwise each convolution copies its weight into this order.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -88,7 +88,7 @@ class ContextNetwork(nn.Module):
         wiring: Wiring = PLAIN,
     ) -> None:
         super().__init__()
-        self.stem = WeightNormConv2d(in_channels, channels, 3, padding=1, init_std=0.1)
+        self.stem = outer_conv2d(in_channels, channels, 3, precision, init_std=0.1)
         self.blocks = nn.Sequential(
             *(
                 GatedBlock(channels, precision, gate_kernel_size=3, dropout=dropout, wiring=wiring)
