@@ -54,6 +54,8 @@ def test_defaults():
             "batch_size": 128,
             "accumulation": 1,
             "initialization_images": 256,
+            "teacher": None,
+            "teacher_weight": 0.1,
             "real_weights_share": 0.0,
             "autocast": "none",
             "compile": False,

@@ -94,6 +94,8 @@ class Training(Section):
     initialization_images: Count = Field(
         default=256, description="images for the data-dependent initialization; 0: none"
     )
+    teacher: str | None = Field(default=None, description="run to distil from; null: none")
+    teacher_weight: float = Field(default=0.1, ge=0, description="of the distance, at first")
     real_weights_share: float = Field(
         default=0.0, ge=0, lt=1, description="share of training before weights become binary"
     )

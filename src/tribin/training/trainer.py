@@ -24,6 +24,7 @@ from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
 from tribin.training.compilation import compile_or_tell
 from tribin.training.data_parallel import check_agreement, check_shareable, data_parallel
+from tribin.training.distillation import Distillation
 from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
@@ -177,6 +178,15 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, recipe)
         self._parallel_model: Model = self.model  # until all processes are there
         self.average = build_average(self.model, recipe)
+        self.distillation = None
+        if recipe.training.teacher:
+            self.distillation = Distillation(
+                self.model,
+                Path(recipe.training.teacher),
+                recipe.training.teacher_weight,
+                0.8 * recipe.training.images,
+            )
+            object.__setattr__(self.model, "distillation", self.distillation)
         self.images_seen = 0
         self.skipped_steps = 0
         # To name the layer takes the weights as they were before the step.
@@ -187,7 +197,7 @@ class Trainer:
         self._train_images = images.train.to(self.device)
 
     def initialize(self) -> None:
-        """Data-dependent initialization, on the images that training sees first; none of them, none."""
+        """Data-dependent initialization on the images that training sees first, if on any."""
         count = min(self.recipe.training.initialization_images, len(self._train_images))
         if not count:
             return
@@ -195,6 +205,8 @@ class Trainer:
         self._set_stage()
         with self.stop_signal.stopping_within(self.model):
             initialize_from_data(self.model.eval(), self._batch(count))  # without dropout
+        if self.distillation:
+            self.distillation.start(self.model)
 
     def _set_stage(self) -> None:
         training = self.recipe.training
@@ -267,6 +279,8 @@ class Trainer:
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
         self._set_stage()
+        if self.distillation:
+            self.distillation.images_seen = before
         self._parallel_model.train()
         with measured_sign_inputs(self.model, enabled=logs) as inputs:
             result = train_step(
