@@ -1,6 +1,7 @@
 """Models to pack, every parameter of which does something, and what is compared of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from tribin.nn import BinaryConv2d, BinaryLinear, WeightNormLinear, initialize_f
 Module = TypeVar("Module", bound=nn.Module)
 
 SHAPE, LEVELS = (1, 4, 8), 17
+ALL_W1A1, ALL_W1A32 = (replace(precision, layers="all") for precision in (W1A1, W1A32))
 VAE = {"width": 40, "latent_layers": 2, "latent_channels": 2, "extra_blocks": 1}
 FLOW = {"width": 40, "blocks": 1, "dequantization_blocks": 2, "mixture_components": 3}
 CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
@@ -20,10 +22,12 @@ CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
     "vae W1A32 elu": ResNetVAEConfig(precision=W1A32, **VAE),
     "vae W1A32 tanh": ResNetVAEConfig(precision=W1A32, activation="tanh", **VAE),
     "vae W1A1": ResNetVAEConfig(precision=W1A1, **VAE),
+    "vae W1A1 all layers": ResNetVAEConfig(precision=ALL_W1A1, **VAE),
     "vae without residual layers": ResNetVAEConfig(residual=False, **VAE),
     "flow W32A32": FlowPPConfig(precision=W32A32, **FLOW),
     "flow W1A32": FlowPPConfig(precision=W1A32, dropout=0.2, **FLOW),
     "flow W1A1": FlowPPConfig(precision=W1A1, dropout=0.2, **FLOW),
+    "flow W1A32 all layers": FlowPPConfig(precision=ALL_W1A32, **FLOW),
     "flow without residual layers": FlowPPConfig(residual=False, **FLOW),
 }
 

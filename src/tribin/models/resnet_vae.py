@@ -141,7 +141,9 @@ class ResNetVAE(GenerativeModel):
 
     def _infer(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = to_unit_range(images, self.levels).contiguous(memory_format=torch.channels_last)
-        up = self.stem_blocks(F.elu(self.stem(x)))
+        # A binary stem takes images of one channel for the other format.
+        up = F.elu(self.stem(x)).contiguous(memory_format=torch.channels_last)
+        up = self.stem_blocks(up)
         posteriors = []
         for layer in self._layers():
             # Nothing reads what the topmost block gives; it is part of the published model.
