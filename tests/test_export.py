@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.runs import tiny_recipe
 
 from tribin.data import ImageSplits
 from tribin.errors import InputError
@@ -14,6 +15,7 @@ from tribin.inspection import model_size
 from tribin.recipe import load_recipe
 from tribin.trained_model import load_trained_model
 from tribin.training.run_folder import load_data
+from tribin.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -124,3 +126,23 @@ def test_what_is_exported_is_a_run(trained_run: Path, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written(trained_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing/x cannot be written: No such file or directory"):
         export(trained_run, tmp_path / "missing" / "x")
+
+
+def test_a_recipe_that_ships_bfloat16(tmp_path: Path) -> None:
+    """The summary, the commands and the file agree."""
+    recipe = tiny_recipe("export.half=true", "training.images=64")
+    summary = train(recipe, tmp_path / "run")
+    data = load_data(recipe)
+    run = load_trained_model(tmp_path / "run", CPU)
+    result = export(tmp_path / "run", data=data)
+    assert summary["half"]
+    assert summary["bits_per_dim"] == run.evaluate(data.test).bits_per_dim
+    assert result.evaluation == run.evaluate(data.test)
+    assert result.half_cost != 0
+    trained = load_trained_model(tmp_path / "run", CPU, as_trained=True).model
+    assert summary["packed_bytes"] == model_size(trained, real_bits=16).packed_bytes
+    assert summary["packed_bytes"] < model_size(trained).packed_bytes
+
+    exact = export(tmp_path / "run", tmp_path / "exact.safetensors", half=False, data=data)
+    assert exact.half_cost is None
+    assert exact.file.stat().st_size > result.file.stat().st_size

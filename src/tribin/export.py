@@ -40,7 +40,7 @@ def export(
     run_dir: Path,
     file: Path | None = None,
     *,
-    half: bool = False,
+    half: bool | None = None,
     weights: str | None = None,
     data: ImageSplits | None = None,
 ) -> Export:
@@ -50,7 +50,7 @@ def export(
         run_dir: the run's folder.
         file: replaced if it exists; ``packed.safetensors`` in the run's folder by default. The card
             has its name with ``.md``.
-        half: round real weights to bfloat16.
+        half: round real weights to bfloat16; what the recipe says by default.
         weights: ``"raw"`` or ``"ema"``; the average, where the run keeps one, by default.
         data: the recipe's; what was written is evaluated on the test images, if they are given.
 
@@ -61,7 +61,8 @@ def export(
     file = file or run_dir / "packed.safetensors"
     if not run_dir.is_dir():
         raise InputError(f"{run_dir} is no run folder, which is what is exported")
-    trained = load_trained_model(run_dir, default_device(), weights)
+    trained = load_trained_model(run_dir, default_device(), weights, as_trained=True)
+    half = trained.recipe.export.half if half is None else half
     recipe = trained.recipe.model_dump(mode="json")
     try:
         save(trained.model, file, half=half, recipe=recipe, provenance=trained.provenance)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tribin.errors import InputError
 from tribin.evaluation import Evaluation, evaluate
 from tribin.models import GenerativeModel
+from tribin.nn import pack
 from tribin.packed import PackedFormatError, read_packed, restore
 from tribin.recipe import Recipe, recipe_from_json
 from tribin.training.run_folder import RunFolder, build_model
@@ -69,7 +70,7 @@ class TrainedModel:
 
 
 def load_trained_model(
-    path: Path, device: torch.device, weights: str | None = None
+    path: Path, device: torch.device, weights: str | None = None, *, as_trained: bool = False
 ) -> TrainedModel:
     """Load the newest intact checkpoint of a run, or a packed file.
 
@@ -78,19 +79,23 @@ def load_trained_model(
         device: where to put the model.
         weights: ``"raw"`` or ``"ema"``. By default what a file holds, or a run's average where the
             run keeps one.
+        as_trained: a run's model with its latent weights, also where the recipe ships bfloat16
+            (``export.half``); otherwise that is what commands measure and draw from.
 
     Raises:
         InputError: if there is no such model, or not with these weights.
     """
     # os.path is False where Path raises, as for a name too long for a file.
     if os.path.isdir(path):
-        return _from_run(path, device, weights)
+        return _from_run(path, device, weights, as_trained)
     if os.path.exists(path):
         return _from_file(path, device, weights)
     raise InputError(f"{path} is neither a run folder nor a packed file: there is nothing")
 
 
-def _from_run(path: Path, device: torch.device, weights: str | None) -> TrainedModel:
+def _from_run(
+    path: Path, device: torch.device, weights: str | None, as_trained: bool
+) -> TrainedModel:
     run = RunFolder.open(path)
     checkpoint = run.newest_checkpoint()
     weights = weights or ("ema" if checkpoint.holds("ema") else "raw")
@@ -99,6 +104,8 @@ def _from_run(path: Path, device: torch.device, weights: str | None) -> TrainedM
     name = "ema" if weights == "ema" else "model"
     model = build_model(run.recipe).to(device).eval()
     model.load_state_dict(checkpoint.tensors(name))
+    if run.recipe.export.half and not as_trained:
+        model = pack(model, half=True)
     provenance = {
         **run.provenance(),
         "images_seen": checkpoint.images_seen,

@@ -73,6 +73,7 @@ def test_defaults():
         },
         "samples": {"every_images": None, "count": 64, "temperature": 1.0},
         "checkpoints": {"every_images": None, "keep": 3},
+        "export": {"half": False},
         "tracking": {"wandb": "disabled", "project": "tribin", "entity": None},
     }
 

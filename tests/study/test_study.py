@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ def test_the_report(finished: tuple[Path, Path]) -> None:
     assert f"| {rows[1].bits_per_dim:.4f} ± {rows[1].spread:.4f} |" in to_markdown(rows)
     assert "16 test images of digits" in to_markdown(rows)
     assert "The baseline is float: " in to_markdown(rows)
+
+
+def test_the_table_says_what_was_tested_in_bfloat16(finished: tuple[Path, Path]) -> None:
+    file, folder = finished
+    real, binary = rows_of(load_study(file), folder)
+    assert "bfloat16" not in to_markdown([real, binary])
+    table = to_markdown([real, replace(binary, half=True)])
+    assert f"| {binary.packed_bytes:,} (bfloat16) |" in table
+    assert "Where it says (bfloat16), real weights were tested in it, too." in table
 
 
 def test_the_plot_of_a_single_row(finished: tuple[Path, Path]) -> None:

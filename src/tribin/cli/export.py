@@ -20,7 +20,11 @@ from tribin.training.run_folder import RunFolder, load_data
     type=click.Path(path_type=Path),
     help="The file; packed.safetensors in the run's folder by default.",
 )
-@click.option("--half", is_flag=True, help="Round real weights to bfloat16.")
+@click.option(
+    "--half/--no-half",
+    default=None,
+    help="Whether to round real weights to bfloat16; the recipe says by default.",
+)
 @weights_option
 @data_option
 @click.option(
@@ -32,7 +36,7 @@ from tribin.training.run_folder import RunFolder, load_data
 def export(
     run_dir: Path,
     output: Path | None,
-    half: bool,
+    half: bool | None,
     weights: str | None,
     data_path: Path | None,
     evaluate: bool,

@@ -49,7 +49,7 @@ def info(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
         recipe = _recipe(source, overrides)
         with torch.device("meta"):  # nothing is allocated
             model = build_model(recipe)
-        record = _model_record(model)
+        record = _model_record(model, real_bits=16 if recipe.export.half else FLOAT_BITS)
     click.echo(json.dumps(record) if as_json else _text(record))
 
 

@@ -24,17 +24,24 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @torch.no_grad()
-def pack(model: Model) -> Model:
+def pack(model: Model, *, half: bool = False) -> Model:
     """A copy of the model for inference, whose binary layers hold bits; the model stays as it is.
+
+    Args:
+        model: any torch model, or a packed one, which comes out as it went in.
+        half: round real numbers to bfloat16; they keep their dtype.
 
     Binary layers become `PackedConv2d` and `PackedLinear`, the real layers around them lose their
     weight normalization, and everything else is copied: so are layers of your own, whose `forward`
-    may differ, that inherit from these. Any torch model can be packed; a packed one comes out as
-    it went in. The copy is in eval mode and has no gradients.
+    may differ, that inherit from these. The copy is in eval mode and has no gradients.
     """
     twins: dict[int, nn.Module] = {}
     _collect_twins(model, twins)
     packed = copy.deepcopy(model, twins)
+    if half:
+        for tensor in packed.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.bfloat16())
     return packed.eval().requires_grad_(False)
 
 

@@ -164,6 +164,16 @@ class Checkpoints(Section):
     keep: Positive = Field(default=3, description="how many of the newest to keep")
 
 
+class Export(Section):
+    """How the trained model is shipped."""
+
+    half: bool = Field(
+        default=False,
+        description="real weights are shipped, and those of the finished run are measured, in "
+        "bfloat16",
+    )
+
+
 class Tracking(Section):
     """Weights & Biases; metrics.jsonl is written in any case."""
 
@@ -187,6 +197,7 @@ class Recipe(Section):
     evaluation: Evaluation = Field(default=Evaluation(), description="how to measure it")
     samples: Samples = Field(default=Samples(), description="when to draw samples")
     checkpoints: Checkpoints = Field(default=Checkpoints(), description="when to save")
+    export: Export = Field(default=Export(), description="how to ship the model")
     tracking: Tracking = Field(default=Tracking(), description="where to report to")
 
     @field_validator("evaluation")

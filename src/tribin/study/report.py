@@ -23,6 +23,9 @@ COLUMNS = (
     "row", "seeds", "images seen", "test bits/dim", "less its baseline", "with each seed", "p",
     "parameters", "binary", "float32, bytes", "packed, bytes",
 )  # fmt: skip
+HALF = " (bfloat16)"
+"""Behind the bytes of a packed model."""
+
 SMALLEST_P = 1e-12
 """Below it the tail of a normal distribution says nothing of a mean over images."""
 
@@ -97,8 +100,14 @@ def _cells(row: Row) -> list[str]:
         f"{row.parameters:,}",
         f"{row.binary_parameters / row.parameters:.2%}",
         f"{row.float_bytes:,}",
-        f"{row.packed_bytes:,}" if row.binary_parameters else "",
+        _packed(row),
     ]
+
+
+def _packed(row: Row) -> str:
+    if not row.binary_parameters:
+        return ""
+    return f"{row.packed_bytes:,}{HALF if row.half else ''}"
 
 
 def _p(p: float) -> str:
@@ -116,6 +125,8 @@ def _conditions(rows: list[Row]) -> str:
         f"{' or '.join(sorted(draws))}, {' or '.join(sorted(weights))} weights; "
         f"trained on {'; '.join(devices)}."
     ]
+    if any(row.half for row in rows):
+        lines.append(f"Where it says{HALF}, real weights were tested in it, too.")
     if baselines:
         lines.append(
             f"The baseline is {' or '.join(baselines)}: differences are taken image by image with "

@@ -49,6 +49,7 @@ class Row:
         images: test images.
         importance_samples: draws per image.
         weights: ``"raw"`` or ``"ema"``.
+        half: whether real weights were tested and counted in bfloat16.
         images_seen: training images of each run.
         data: what the runs were trained and measured on.
         parameters: how many.
@@ -68,6 +69,7 @@ class Row:
     images: int
     importance_samples: int
     weights: str
+    half: bool
     images_seen: int
     data: str
     parameters: int
@@ -94,7 +96,7 @@ def rows_of(study: Study, folder: Path) -> list[Row]:
 def _row(name: str, runs: list[PlannedRun], baseline: list[PlannedRun], folder: Path) -> Row:
     summaries = [_summary(folder, run) for run in runs]
     by_seed = [summary["bits_per_dim"] for summary in summaries]
-    same = ("images", "importance_samples", "weights", "images_seen", "data", "device")
+    same = ("images", "importance_samples", "weights", "half", "images_seen", "data", "device")
     sizes = ("parameters", "binary_parameters", "float_bytes", "packed_bytes")
     return Row(
         name=name,

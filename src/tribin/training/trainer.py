@@ -15,7 +15,7 @@ from tribin.errors import InputError, NonFiniteError, StoppedError
 from tribin.evaluation import Evaluation, image_bits
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
-from tribin.nn import BinaryConv2d, initialize_from_data
+from tribin.nn import BinaryConv2d, initialize_from_data, pack
 from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe, recipe_from_json
 from tribin.seeding import seed_noise
@@ -431,14 +431,16 @@ class Trainer:
             newest = run.path / "samples" / f"{self.images_seen}.png"
             write_atomically(run.path / "samples.png", newest.read_bytes())
         weights, model = next(iter(self._weights().items()))
-        size = asdict(model_size(self.model))
+        half = self.recipe.export.half
+        size = asdict(model_size(self.model, real_bits=16 if half else 32))
         del size["layers"]
-        bits = self._image_bits(model, self.images.test)
+        bits = self._image_bits(pack(model, half=True) if half else model, self.images.test)
         if distributed.is_first():
             write_atomically(run.path / TEST_BITS, save({"bits_per_dim": bits}))
         summary = {
             **asdict(Evaluation.of_bits(bits, self.recipe.evaluation.importance_samples)),
             "weights": weights,
+            "half": half,
             "images_seen": self.images_seen,
             **size,
             "data": self.images.source,
