@@ -49,7 +49,6 @@ class Row:
         images: test images.
         importance_samples: draws per image.
         weights: ``"raw"`` or ``"ema"``.
-        half: whether real weights were tested and counted in bfloat16.
         images_seen: training images of each run.
         data: what the runs were trained and measured on.
         parameters: how many.
@@ -58,6 +57,7 @@ class Row:
         packed_bytes: of the packed model.
         device: of the first run.
         difference: from the baseline, where there is one with the same seeds.
+        half: whether real weights were tested and counted in bfloat16.
     """
 
     name: str
@@ -69,7 +69,6 @@ class Row:
     images: int
     importance_samples: int
     weights: str
-    half: bool
     images_seen: int
     data: str
     parameters: int
@@ -78,6 +77,7 @@ class Row:
     packed_bytes: int
     device: str
     difference: Difference | None
+    half: bool = False
 
 
 def rows_of(study: Study, folder: Path) -> list[Row]:
@@ -96,7 +96,7 @@ def rows_of(study: Study, folder: Path) -> list[Row]:
 def _row(name: str, runs: list[PlannedRun], baseline: list[PlannedRun], folder: Path) -> Row:
     summaries = [_summary(folder, run) for run in runs]
     by_seed = [summary["bits_per_dim"] for summary in summaries]
-    same = ("images", "importance_samples", "weights", "half", "images_seen", "data", "device")
+    same = ("images", "importance_samples", "weights", "images_seen", "data", "device")
     sizes = ("parameters", "binary_parameters", "float_bytes", "packed_bytes")
     return Row(
         name=name,
@@ -106,6 +106,7 @@ def _row(name: str, runs: list[PlannedRun], baseline: list[PlannedRun], folder: 
         by_seed=by_seed,
         standard_error=statistics.mean(summary["standard_error"] for summary in summaries),
         difference=_difference(runs, baseline, folder),
+        half=summaries[0].get("half", False),  # runs of an older version do not say
         **{key: summaries[0][key] for key in (*same, *sizes)},
     )
 
