@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from tribin.nn.precision import Precision
 from tribin.nn.residual import PLAIN, residual_conv2d
-from tribin.nn.wiring import RPReLU, ThresholdPair, Wiring
+from tribin.nn.wiring import ThresholdPair, Wiring, after
 from tribin.sharding import Dropout
 
 
@@ -55,7 +55,7 @@ class GatedBlock(nn.Module):
             ThresholdPair(width, wiring.threshold_start) if pairs else nn.Identity()
             for _ in range(2)
         )
-        self.after = nn.Identity() if wiring.after == "none" else RPReLU(width, wiring.slope)
+        self.after = after(width, wiring)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""

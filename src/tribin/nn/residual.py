@@ -11,7 +11,7 @@ from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.other_norms import BatchNormBinaryConv2d, WeightNormBinaryConv2d
 from tribin.nn.precision import Normalization, Precision
 from tribin.nn.weight_norm import WeightNormConv2d
-from tribin.nn.wiring import RPReLU, Threshold, Wiring
+from tribin.nn.wiring import Threshold, Wiring, after
 
 PLAIN = Wiring()
 
@@ -60,10 +60,7 @@ class ResidualBlock(nn.Module):
             )
         else:
             self.thresholds = nn.ModuleList(nn.Identity() for _ in range(2))
-        self.after = nn.ModuleList(
-            nn.Identity() if wiring.after == "none" else RPReLU(width, wiring.slope)
-            for _ in range(2)
-        )
+        self.after = nn.ModuleList(after(width, wiring) for _ in range(2))
         self.binary_activations = precision.activations == 1
         self.activation = activation
 

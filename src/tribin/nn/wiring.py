@@ -20,12 +20,21 @@ class Wiring:
         default="none", metadata={"description": "per channel, of the signs"}
     )
     threshold_start: float = field(default=0.0, metadata={"description": "in standard deviations"})
-    after: Literal["none", "inside", "outside"] = field(
+    after: Literal["none", "inside", "outside", "prelu"] = field(
         default="none", metadata={"description": "RPReLU after each convolution"}
     )
     slope: float = field(default=0.25, metadata={"description": "of RPReLU at first"})
     dynamic_scale: bool = field(default=False, metadata={"description": "K"})
     first_std: float = field(default=1.0, metadata={"description": "init of the first conv"})
+
+
+def after(width: int, wiring: Wiring) -> nn.Module:
+    """What follows a convolution."""
+    if wiring.after == "none":
+        return nn.Identity()
+    if wiring.after == "prelu":
+        return nn.PReLU(width, wiring.slope)
+    return RPReLU(width, wiring.slope)
 
 
 class Threshold(InitializedFromData):
