@@ -38,10 +38,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     return torch.optim.Adam([g for g in groups if g["params"]], **settings)
 
 
-def _names(model: nn.Module) -> list[str]:
-    latent = latent_weights(model)
-    names = [name for name, _ in model.named_parameters()]
-    return [n for n in names if n not in latent] + [n for n in names if n in latent]
+def _indices(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, int]:
+    """Where each parameter is in the optimizer's state: the groups one after the other."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    indices = {id(parameter): index for index, parameter in enumerate(parameters)}
+    return {name: indices[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
@@ -94,7 +95,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     state = optimizer.state_dict()["state"]
     return {
         f"{name}:{quantity}": value
-        for index, name in enumerate(_names(model))
+        for name, index in _indices(optimizer, model).items()
         for quantity, value in state.get(index, {}).items()
     }
 
@@ -104,7 +105,7 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` returned."""
     parameters = dict(model.named_parameters())
-    indices = {name: index for index, name in enumerate(_names(model))}
+    indices = _indices(optimizer, model)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition(":")
