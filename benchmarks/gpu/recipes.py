@@ -20,7 +20,7 @@ TINY_MODELS = {
     "resnet_vae": {"width": 8, "latent_layers": 1, "latent_channels": 2, "extra_blocks": 1},
     "flowpp": {"width": 8, "blocks": 1, "dequantization_blocks": 1, "mixture_components": 2},
 }
-TINY_TRAINING = {"batch_size": 4, "initialization_images": 4}
+TINY_TRAINING = {"batch_size": 4, "initialization_images": 4, "images": 24}
 
 
 def read_recipe(model: str, precision: str, *, tiny: bool = False) -> SimpleNamespace:

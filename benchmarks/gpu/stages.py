@@ -12,11 +12,12 @@ import torch
 from benchmarks.gpu.bench import Bench, strict
 from benchmarks.gpu.campaign import Stage
 from benchmarks.gpu.check import checks
+from benchmarks.gpu.contender import STATE
 from benchmarks.gpu.environment import environment
 from benchmarks.gpu.images import read_images
 from benchmarks.gpu.kernels import PARTS, layer_problems, linear_problems, profile_what_works
 from benchmarks.gpu.recipes import MODEL_NAMES, PRECISIONS, build_model, read_recipe
-from benchmarks.gpu.training import train
+from benchmarks.gpu.side_by_side import train_side_by_side
 from tribin.atomic_file import write_atomically
 from tribin.profiling.ceilings import measure_ceilings
 from tribin.profiling.kernels.problem import Problem
@@ -37,7 +38,6 @@ KERNEL_SECONDS = {"resnet_vae": 12, "flowpp": 50}
 TINY_SECONDS = 30
 TINY_ROUNDS = 2
 TINY_BASELINES = ("torch float32", "simulated")
-TINY_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Settings:
         device: where everything runs.
         tiny: small models and shapes.
         data: images to train on, see `benchmarks.gpu.images`; None for no training.
+        test: images to evaluate training on; None for those of `data` that are held out.
     """
 
     output: Path
     device: torch.device
     tiny: bool = False
     data: Path | None = None
+    test: Path | None = None
 
     @property
     def rounds(self) -> int:
@@ -97,9 +99,7 @@ def _stages(settings: Settings) -> Iterator[tuple[str, float, Run, bool]]:
         yield f"step.{model}", 60, partial(_step, model), False
     if settings.data:
         for model in MODEL_NAMES:
-            for precision in PRECISIONS:
-                run = partial(_training, model, precision)
-                yield f"training.{model}.{precision}", 60, run, True
+            yield f"training.{model}", 150, partial(_training, model), True
 
 
 def _environment(settings: Settings, folder: Path, seconds: float) -> None:
@@ -192,19 +192,16 @@ def _step(name: str, settings: Settings, folder: Path, seconds: float) -> None:
     _report(result, folder)
 
 
-def _training(model: str, precision: str, settings: Settings, folder: Path, seconds: float) -> None:
+def _training(model: str, settings: Settings, folder: Path, seconds: float) -> None:
     assert settings.data is not None
-    recipe = read_recipe(model, precision, tiny=settings.tiny)
-    result = train(
-        recipe,
-        read_images(settings.data),
-        settings.device,
-        folder / "curve.jsonl",
-        seconds=seconds,
-        steps=TINY_STEPS if settings.tiny else None,
+    images = read_images(settings.data, settings.test)
+    code = train_side_by_side(
+        model, images, folder, settings.device, seconds=seconds, tiny=settings.tiny, report=print
     )
-    print("".join(f"  {name}: {value}\n" for name, value in result.items()), end="")
-    _write(folder, {**result, "recipe": vars(recipe), **provenance(settings.device)})
+    if code == 1:
+        raise AssertionError("a precision failed, see above")
+    for state in folder.glob(f"*/{STATE}"):  # gigabytes, and the stage is done
+        state.unlink()
 
 
 def _report(result: Result, folder: Path) -> None:

@@ -1,10 +1,9 @@
-"""A short training run: as many steps of a recipe as fit into its time."""
+"""A model in training: its steps, its state between them, and its bits/dim."""
 
-import json
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,103 +14,130 @@ from benchmarks.gpu.recipes import build_model
 from tribin.errors import NonFiniteError
 from tribin.models import GenerativeModel
 from tribin.nn import initialize_from_data
-from tribin.training.optimizer import build_optimizer, set_learning_rate
-from tribin.training.step import train_step
+from tribin.training.optimizer import (
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from tribin.training.step import StepResult, train_step
+from tribin.training.transfer import on_host
 
-STEPS_A_LINE = 10
-
-WARM_UP_STEPS = 5
-"""Not counted in the rate: kernels are compiled and memory is allocated in them."""
-
-SHARE_FOR_EVALUATION = 0.15
-"""Of a run's time."""
+POINT_STEPS = 50
+"""A point of the curve is the mean over so many steps, and the host waits for the device there."""
 
 
-def train(
-    recipe: SimpleNamespace,
-    images: tuple[Tensor, Tensor],
-    device: torch.device,
-    curve: Path,
-    *,
-    seconds: float,
-    steps: int | None = None,
-) -> dict[str, Any]:
-    """Train a new model and evaluate it.
+class Training:
+    """A model in training; what a step does is a function of the seed and the images seen.
 
     Args:
         recipe: as `read_recipe` gives it.
-        images: to train on, and held out, uint8 [N, C, H, W].
-        device: where.
-        curve: file for the loss, a JSON line for every few steps.
-        seconds: for all of it.
-        steps: at most so many.
+        images: to train on, uint8 [N, C, H, W], on the device to train on.
 
-    Returns:
-        What was measured: images seen, images a second of training, peak bytes of the GPU's memory,
-        and bits/dim on the held-out images with its standard error, by one draw of the bound.
-
-    Raises:
-        NonFiniteError: if a step or the density of an image is not finite.
+    Attributes:
+        model: as far as it is trained.
+        images_seen: by it.
+        curve: for every few steps the images seen after them, means of loss and bits/dim, and the
+            seconds that they took.
     """
-    end = time.monotonic() + (1 - SHARE_FOR_EVALUATION) * seconds
-    train_images, held_out = (part.to(device) for part in images)
-    torch.manual_seed(recipe.seed)
-    model = build_model(recipe).to(device)
-    initialize_from_data(model.eval(), train_images[: recipe.training.initialization_images])
-    moments: list[tuple[int, float]] = []
-    with curve.open("w", buffering=1, encoding="utf-8") as file:
-        for line in _losses(model, train_images, recipe):
-            moments.append((line["images_seen"], time.monotonic()))
-            if len(moments) % STEPS_A_LINE == 1:
-                file.write(json.dumps(line) + "\n")
-            if len(moments) == steps or moments[-1][1] > end:
-                break
-    on_gpu = device.type == "cuda"
-    return {
-        "images_seen": moments[-1][0],
-        "images_per_second": images_per_second(moments),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        **bits_per_dim(model.eval(), held_out, recipe.evaluation.batch_size),
-    }
+
+    def __init__(self, recipe: SimpleNamespace, images: Tensor) -> None:
+        torch.backends.cudnn.deterministic = True
+        torch.manual_seed(recipe.seed)
+        self._recipe = cast(Any, recipe)
+        self._images = images
+        self.model = build_model(recipe).to(images.device)
+        self._optimizer = build_optimizer(self.model, self._recipe)
+        self.images_seen = 0
+        self.curve: list[dict[str, float]] = []
+
+    def initialize(self) -> None:
+        """Data-dependent initialization, on the images that training sees first."""
+        torch.manual_seed(self._recipe.seed)
+        count = min(self._recipe.training.initialization_images, len(self._images))
+        initialize_from_data(self.model.eval(), self._next_images(count))
+
+    def state(self) -> dict[str, Any]:
+        """All that training goes on from: tensors, numbers, and lists and dictionaries of them."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self._optimizer, self.model),
+            "images_seen": self.images_seen,
+            "curve": self.curve,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `state` returned, perhaps on another device."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer_tensors(self._optimizer, self.model, state["optimizer"])
+        self.images_seen, self.curve = state["images_seen"], state["curve"]
+
+    def train(self, until: int) -> None:
+        """Take steps until so many images are seen.
+
+        Raises:
+            NonFiniteError: if a step was not finite; at most `POINT_STEPS` later.
+        """
+        self.model.train()
+        while self.images_seen < until:
+            self._train_to_next_point(until)
+
+    def _train_to_next_point(self, until: int) -> None:
+        start = time.monotonic()
+        steps: dict[int, StepResult] = {}
+        while len(steps) < POINT_STEPS and self.images_seen < until:
+            result = self._step(min(self._recipe.training.batch_size, until - self.images_seen))
+            steps[self.images_seen] = result
+        _check_finite(steps)
+        names = "loss", "bits_per_dim"
+        means = {n: torch.stack([r.metrics[n] for r in steps.values()]).mean() for n in names}
+        numbers = on_host(means)  # waits for the steps
+        seconds = time.monotonic() - start
+        self.curve.append({"images_seen": self.images_seen, **numbers, "seconds": seconds})
+
+    def _step(self, count: int) -> StepResult:
+        images = self._next_images(count)
+        set_learning_rate(self._optimizer, self._recipe, self.images_seen)
+        torch.manual_seed(self._recipe.seed + self.images_seen)
+        self.images_seen += count
+        return train_step(self.model, self._optimizer, images, self._recipe)
+
+    def _next_images(self, count: int) -> Tensor:
+        """Of the epochs, which follow one another without end; a batch may be of two of them."""
+        parts: list[Tensor] = []
+        position = self.images_seen
+        while (missing := self.images_seen + count - position) > 0:
+            epoch, place = divmod(position, len(self._images))
+            order = _order(self._recipe.seed + epoch, len(self._images), self._images.device)
+            parts.append(order[place : place + missing])
+            position += len(parts[-1])
+        return self._images[torch.cat(parts)]
 
 
-def _losses(
-    model: GenerativeModel, images: Tensor, recipe: SimpleNamespace
-) -> Iterator[dict[str, Any]]:
-    """Take steps without end; after each, how many images were seen, and loss and bits/dim."""
-    typed = cast(Any, recipe)
-    optimizer = build_optimizer(model, typed)
-    images_seen = 0
-    for step, batch in enumerate(_batches(images, recipe.training.batch_size, recipe.seed)):
-        set_learning_rate(optimizer, typed, images_seen)
-        torch.manual_seed(recipe.seed + step)
-        result = train_step(model.train(), optimizer, batch, typed)
-        images_seen += len(batch)
-        if not result.finite:
+@lru_cache(maxsize=2)
+def _order(seed: int, count: int, device: torch.device) -> Tensor:
+    """All images once, in an order of an epoch's own."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def _check_finite(steps: dict[int, StepResult]) -> None:
+    """Raise for the first step that was not finite, of those by the images seen after them."""
+    finite = torch.stack([result.finite for result in steps.values()]).tolist()
+    for (images_seen, result), was_finite in zip(steps.items(), finite, strict=True):
+        if not was_finite:
             raise NonFiniteError(f"{result} after {images_seen:,} images")
-        values = {name: result.metrics[name].item() for name in ("loss", "bits_per_dim")}
-        yield {"images_seen": images_seen, **values}
 
 
-def _batches(images: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Batches of epoch after epoch, each in an order of its own; all have the same size."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.randperm(len(images), generator=generator).to(images.device)
-        for indices in order.split(batch_size):
-            if len(indices) == min(batch_size, len(images)):
-                yield images[indices]
+def images_per_second(points: Sequence[dict[str, float]]) -> float | None:
+    """The rate over successive points of a curve.
 
-
-def images_per_second(moments: list[tuple[int, float]]) -> float | None:
-    """The rate after the warm-up, from images seen and seconds at the end of each step.
-
-    None for a run that is over before it.
+    Kernels are compiled and memory is allocated before the first one, which does not count; None
+    for a single point.
     """
-    if len(moments) <= WARM_UP_STEPS:
+    if len(points) < 2:
         return None
-    (first_images, start), (last_images, end) = moments[WARM_UP_STEPS - 1], moments[-1]
-    return (last_images - first_images) / (end - start)
+    images = points[-1]["images_seen"] - points[0]["images_seen"]
+    return images / sum(point["seconds"] for point in points[1:])
 
 
 @torch.inference_mode()
@@ -125,6 +151,6 @@ def bits_per_dim(model: GenerativeModel, images: Tensor, batch_size: int) -> dic
     nats = [-model.log_weight(batch).double() for batch in images.split(batch_size)]
     bits = model.to_bits_per_dim(torch.cat(nats))
     if not bits.isfinite().all():
-        raise NonFiniteError(f"the density of one of {len(images):,} held-out images is not finite")
+        raise NonFiniteError(f"the density of one of {len(images):,} images is not finite")
     error = bits.std().item() / math.sqrt(len(bits))
     return {"bits_per_dim": bits.mean().item(), "standard_error": error, "images": len(bits)}

@@ -23,9 +23,22 @@ def noise(count: int) -> torch.Tensor:
 @pytest.mark.parametrize(("count", "held_out"), [(16, 2), (80, 10), (9000, 1000)])
 def test_the_last_images_are_held_out(tmp_path: Path, count: int, held_out: int) -> None:
     images = noise(count)
-    train, rest = read_images(saved(tmp_path, images))
-    assert len(rest) == held_out
+    train, rest, name = read_images(saved(tmp_path, images))
+    assert (len(rest), name) == (held_out, "held-out images")
     assert torch.equal(torch.cat([train, rest]), images)
+
+
+def test_a_test_file_takes_the_place_of_the_images_held_out(tmp_path: Path) -> None:
+    images, test = noise(80), noise(16)
+    file = tmp_path / "test.pt"
+    torch.save(test, file)
+    train, others, name = read_images(saved(tmp_path, images), file)
+    assert torch.equal(train, images[:70])  # as without it
+    assert torch.equal(others, test)
+    assert name == "test images"
+    torch.save(test.float(), file)
+    with pytest.raises(InputError, match=r"--test: .* holds float32"):
+        read_images(saved(tmp_path, images), file)
 
 
 @pytest.mark.parametrize(
@@ -58,21 +71,39 @@ def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
         read_images(tmp_path / "images.pt")
 
 
-def test_a_folder_of_images_becomes_a_file(tmp_path: Path) -> None:
-    folder = tmp_path / "images" / "train"
-    folder.mkdir(parents=True)
-    images = noise(24)
-    for number, image in enumerate(images):
-        pixels = image.permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(pixels).save(folder / f"{number:02}.png")
-    (tmp_path / "images" / "test").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "images" / "test" / "0.png")
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A folder of images, and the images by split."""
+    splits = {"train": noise(24), "test": noise(17)}
+    for split, images in splits.items():
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number, image in enumerate(images):
+            pixels = image.permute(1, 2, 0).contiguous().numpy()
+            Image.fromarray(pixels).save(tmp_path / "images" / split / f"{number:02}.png")
+    return tmp_path / "images", splits
+
+
+def test_a_folder_of_images_becomes_a_file(
+    tmp_path: Path, folder: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    source, splits = folder
     file = tmp_path / "images.pt"
-    assert write_images(str(tmp_path / "images"), file, count=20) == 20
-    written = torch.cat(read_images(file))
-    known = {image.numpy().tobytes() for image in images}
+    assert write_images(str(source), file, count=20) == 20
+    written = torch.load(file)
+    known = {image.numpy().tobytes() for image in splits["train"]}
     assert {image.numpy().tobytes() for image in written} <= known
     assert len(written.flatten(1).unique(dim=0)) == 20
+    assert file.stat().st_size < 21 * 3 * 32 * 32  # none of those left out
+
+
+@pytest.mark.parametrize("count", [None, 16])
+def test_test_images_are_in_their_order(
+    tmp_path: Path, folder: tuple[Path, dict[str, torch.Tensor]], count: int | None
+) -> None:
+    source, splits = folder
+    file = tmp_path / "test.pt"
+    write_images(str(source), file, count, "test")
+    assert torch.equal(torch.load(file), splits["test"][:count])
 
 
 def test_what_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:

@@ -1,9 +1,6 @@
-"""The campaign's training runs: they train, repeat, measure what they say, and end in time."""
+"""A model in training: it learns, repeats, sees all images in turn, and notices what is wrong."""
 
-import json
 import math
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,15 +8,13 @@ import pytest
 import torch
 from benchmarks.gpu import training
 from benchmarks.gpu.recipes import read_recipe
-from benchmarks.gpu.training import WARM_UP_STEPS, bits_per_dim, images_per_second, train
+from benchmarks.gpu.training import Training, bits_per_dim, images_per_second
 from torch import Tensor
 
 from tribin.errors import NonFiniteError
 from tribin.evaluation import evaluate
 from tribin.models import ResNetVAE, ResNetVAEConfig
 from tribin.training.step import StepResult, train_step
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -31,72 +26,108 @@ def recipe() -> SimpleNamespace:
     return recipe
 
 
+IMAGE = torch.full((20, 1, 4, 4), 2, dtype=torch.uint8)
+"""Of one value, which is quickly learnt."""
+
+NUMBERED = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 4, 4)
+
+
+class Steps:
+    """Takes steps, and notes what they were given and gave."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+        self.images: list[Tensor] = []
+        self.results: list[StepResult] = []
+
+    def __call__(self, model: Any, optimizer: Any, images: Tensor, recipe: Any) -> StepResult:
+        self.seeds.append(torch.initial_seed())
+        self.images.append(images)
+        self.results.append(train_step(model, optimizer, images, recipe))
+        return self.results[-1]
+
+
 @pytest.fixture
-def images() -> tuple[Tensor, Tensor]:
-    """Of one value, which is quickly learnt."""
-    image = torch.full((20, 1, 4, 4), 2, dtype=torch.uint8)
-    return image[:16], image[16:]
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps = Steps()
+    monkeypatch.setattr(training, "train_step", steps)
+    return steps
 
 
-def run(recipe: SimpleNamespace, images: Any, folder: Path, steps: int) -> list[dict[str, Any]]:
-    result = train(recipe, images, CPU, folder / "curve", seconds=600, steps=steps)
-    return [*map(json.loads, (folder / "curve").read_text().splitlines()), result]
+def trained(recipe: SimpleNamespace, images: Tensor, until: int) -> Training:
+    new = Training(recipe, images)
+    new.initialize()
+    new.train(until)
+    return new
 
 
-def test_it_trains(recipe: SimpleNamespace, images: Any, tmp_path: Path) -> None:
-    first, *_, last, result = run(recipe, images, tmp_path, 61)
-    assert (first["images_seen"], last["images_seen"]) == (4, 4 * 61)
-    assert last["loss"] < 0.7 * first["loss"]
-    assert result["images_seen"] == 4 * 61
-    assert result["images"] == 4
-    assert result["bits_per_dim"] < first["bits_per_dim"]
-    assert result["images_per_second"] > 0
-    assert result["peak_memory_bytes"] is None
+def test_it_trains(recipe: SimpleNamespace) -> None:
+    run = trained(recipe, IMAGE, 4 * 100)
+    first, second = run.curve
+    assert (first["images_seen"], second["images_seen"], run.images_seen) == (200, 400, 400)
+    assert second["loss"] < 0.7 * first["loss"]
+    assert bits_per_dim(run.model.eval(), IMAGE, 4)["bits_per_dim"] < first["bits_per_dim"]
 
 
-def test_a_run_repeats(recipe: SimpleNamespace, images: Any, tmp_path: Path) -> None:
-    first, second = (run(recipe, images, tmp_path, 12) for _ in range(2))
-    assert first[:-1] == second[:-1]
-    assert first[-1]["bits_per_dim"] == second[-1]["bits_per_dim"]
-
-
-def test_the_noise_of_a_step_is_its_own(
-    recipe: SimpleNamespace, images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_points_are_means_over_steps(
+    recipe: SimpleNamespace, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds = []
-
-    def seen(*arguments: Any) -> StepResult:
-        seeds.append(torch.initial_seed())
-        return train_step(*arguments)
-
-    monkeypatch.setattr(training, "train_step", seen)
-    run(recipe, images, tmp_path, 5)
-    assert seeds == [recipe.seed + step for step in range(5)]
+    monkeypatch.setattr(training, "POINT_STEPS", 3)
+    run = trained(recipe, IMAGE, 30)  # of which the last 2 are a smaller batch
+    assert [point["images_seen"] for point in run.curve] == [12, 24, 30]
+    for name in ("loss", "bits_per_dim"):
+        values = [result.metrics[name].item() for result in steps.results]
+        means = [sum(part) / len(part) for part in (values[:3], values[3:6], values[6:])]
+        assert [point[name] for point in run.curve] == pytest.approx(means)
 
 
-def test_it_ends_in_time(recipe: SimpleNamespace, images: Any, tmp_path: Path) -> None:
-    start = time.monotonic()
-    result = train(recipe, images, CPU, tmp_path / "curve", seconds=0)
-    assert result["images_seen"] == 4  # one step, however little time there is
-    assert result["images_per_second"] is None
-    assert time.monotonic() - start < 60
+def test_the_noise_of_a_step_is_its_own(recipe: SimpleNamespace, steps: Steps) -> None:
+    recipe.seed = 7
+    trained(recipe, IMAGE, 20)
+    assert steps.seeds == [7, 11, 15, 19, 23]
 
 
+def test_every_epoch_has_all_images_in_an_order_of_its_own(
+    recipe: SimpleNamespace, steps: Steps
+) -> None:
+    recipe.levels = 16
+    trained(recipe, NUMBERED, 40)  # in tens, of batches of 4
+    numbers = torch.cat(steps.images)[:, 0, 0, 0].view(4, 10)
+    assert torch.equal(numbers.sort(dim=1).values, torch.arange(10).expand(4, 10))
+    assert len(numbers.unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("at", [4, 8, 12])
 def test_a_step_that_is_not_finite_ends_it(
-    recipe: SimpleNamespace, images: Any, tmp_path: Path
+    recipe: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    recipe.optimizer.learning_rate = 1e30
-    recipe.optimizer.final_learning_rate = 1e30
-    with pytest.raises(NonFiniteError, match="images"):
-        run(recipe, images, tmp_path, 20)
+    run = Training(recipe, IMAGE)
+    run.initialize()
+    run.train(at - 4)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    hook = next(run.model.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(NonFiniteError, match=f"after {at} images"):
+        run.train(at)
+    hook.remove()
+    after = run.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_rate_is_that_after_the_warm_up() -> None:
-    slow = [(10 * (i + 1), 100.0 * i) for i in range(WARM_UP_STEPS)]
-    images, seconds = slow[-1]
-    fast = [(images + 10 * i, seconds + 0.5 * i) for i in range(1, 9)]
-    assert images_per_second(slow) is None
-    assert images_per_second([*slow, *fast]) == pytest.approx(20)
+def test_the_first_of_the_steps_that_are_not_finite_is_named(recipe: SimpleNamespace) -> None:
+    recipe.optimizer.learning_rate = recipe.optimizer.final_learning_rate = 1e30
+    with pytest.raises(NonFiniteError, match="after 8 images"):
+        trained(recipe, IMAGE, 80)
+
+
+def test_the_rate_is_that_after_the_first_point() -> None:
+    points = [
+        {"images_seen": 100, "seconds": 50.0},
+        {"images_seen": 300, "seconds": 8.0},
+        {"images_seen": 350, "seconds": 2.0},
+    ]
+    assert images_per_second([]) is None
+    assert images_per_second(points[:1]) is None
+    assert images_per_second(points) == 25
 
 
 def test_bits_per_dim_are_those_of_the_evaluation() -> None:
