@@ -211,7 +211,7 @@ def _packed_arguments(
     weight_bits = reference.pack_signs(layer.latent_weight.permute(0, 2, 3, 1))
     residual = layer.grad_y[:, : layer.grad_y.shape[1] // 2] if gate else layer.grad_y
     return (
-        x, weight_bits, torch.full_like(layer.gain, 1 / 64), layer.bias, residual,
+        x, weight_bits, torch.full_like(layer.gain, 1 / 64), layer.bias, None, residual,
         layer.latent_weight.shape[1], *layer.geometry, binary_input, gate, gate, to_bits,
     )  # fmt: skip
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from tribin_kernels.bit_mma_assembly import count_ones, multiply_tiles, total_ones
 from tribin_kernels.bit_mma_results import (
-    affine,
+    activated,
     finish,
+    load_parameters,
     push_mask,
     push_tiles,
-    scale_and_bias,
     store_words,
 )
 from tribin_kernels.conv2d_shape import Conv2dShape
@@ -137,6 +137,7 @@ def conv2d_w1a1(
             "table": table,
             "gain": gain,
             "bias": bias,
+            "slope": epilogue.slope,
             "residual": epilogue.residual,
             "y": y,
             "signs": signs,
@@ -244,7 +245,7 @@ def _multiply(a, b, sums, ones, TILES: tl.constexpr, TILES_N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["height", "out_height", "pairs", "rows", "steps"])
 def _conv2d_w1a1_kernel(
-    paired, fragments, table, gain, bias, residual, y, signs, mask,
+    paired, fragments, table, gain, bias, slope, residual, y, signs, mask,
     gain_factor, height, out_height, pairs, rows, steps,
     WIDTH: tl.constexpr, OUT_WIDTH: tl.constexpr, RESULTS: tl.constexpr, COLUMNS: tl.constexpr,
     SLICES: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
@@ -314,10 +315,10 @@ def _conv2d_w1a1_kernel(
     for n in tl.static_range(2 * GROUPS - 1, -1, -1):  # the last first, as signs are pushed
         at = n // 2 * 32 + n % 2 * 4
         exists = (channel + at < RESULTS) if RAGGED else True
-        scale, shift = scale_and_bias(gain, bias, gain_factor, channel + at, exists, RAGGED)
+        parameters = load_parameters(gain, bias, slope, gain_factor, channel + at, exists, RAGGED)
         if GATE:
-            gate_scale, gate_shift = scale_and_bias(
-                gain, bias, gain_factor, channel + at + RESULTS, exists, RAGGED
+            gate_parameters = load_parameters(
+                gain, bias, slope, gain_factor, channel + at + RESULTS, exists, RAGGED
             )
         z = ()
         for i in tl.static_range(TILES):
@@ -325,10 +326,10 @@ def _conv2d_w1a1_kernel(
             if GATE:
                 gate_entry = tl.load(entries[i] + at + PARTNER * 32)
             for m in tl.static_range(2 * i, 2 * i + 2):
-                value = affine(sums[2 * TILES * n + m], offsets[m], entry, scale, shift)
+                value = activated(sums[2 * TILES * n + m], offsets[m], entry, *parameters)
                 if GATE:
                     gate_sum = sums[2 * TILES * (n + 2 * GROUPS) + m]
-                    gate = affine(gate_sum, offsets[m], gate_entry, gate_scale, gate_shift)
+                    gate = activated(gate_sum, offsets[m], gate_entry, *gate_parameters)
                     value = gated(value, gate) + 0.0  # not −0.0
                 at_y = row[m].to(tl.int64) * RESULTS + channel + at
                 here = exists & (row[m] < rows)

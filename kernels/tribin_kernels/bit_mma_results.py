@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from tribin_kernels.bit_mma_assembly import EACH, TWICE, push_signs, repeat
-from tribin_kernels.epilogue import elu
+from tribin_kernels.epilogue import elu, prelu
 
 ABOVE_ONE = tl.constexpr(1.0000001192092896)  # the float32 after 1
 
@@ -24,8 +24,8 @@ def _load(pointers, exists, RAGGED: tl.constexpr):
 
 
 @triton.jit
-def scale_and_bias(gain, bias, gain_factor, channel, exists, RAGGED: tl.constexpr):
-    """Both are 0 for channels that do not exist, whose results are +0.0 then."""
+def load_parameters(gain, bias, slope, gain_factor, channel, exists, RAGGED: tl.constexpr):
+    """Scale, bias and slope: 0 for channels that do not exist, whose results are +0.0 then."""
     scale, shift = gain_factor, 0.0
     if gain is not None:
         scale = _load(gain + channel, exists, RAGGED) * gain_factor
@@ -34,14 +34,22 @@ def scale_and_bias(gain, bias, gain_factor, channel, exists, RAGGED: tl.constexp
     if bias is not None:
         # + 0.0 makes +0.0 of −0.0, with which a result could be −0.0 and have its sign bit set.
         shift = _load(bias + channel, exists, RAGGED) + 0.0
-    return scale, shift
+    if slope is not None:
+        slope = _load(slope + channel, exists, RAGGED)
+    return scale, shift, slope
 
 
 @triton.jit
-def affine(count, offset, entry, scale, shift):
-    """4·popcount(a & b) + offset are the bits of a float; no conversion is needed."""
+def activated(count, offset, entry, scale, shift, slope):
+    """prelu(product · scale + shift), what a gate takes.
+
+    4·popcount(a & b) + offset are the bits of a float; no conversion is needed.
+    """
     dot = ((count << 2) + offset).to(tl.float32, bitcast=True) + entry
-    return tl.fma(dot, scale, shift)
+    z = tl.fma(dot, scale, shift)
+    if slope is not None:
+        z = prelu(z, slope) + 0.0  # not −0.0
+    return z
 
 
 @triton.jit

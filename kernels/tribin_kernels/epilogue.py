@@ -1,4 +1,4 @@
-"""What follows a product before it is written: gate, residual and ELU, in this order.
+"""What follows a product before it is written: PReLU, gate, residual and ELU, in this order.
 
 The products hand over z = dot · scale + bias in float32; see `Epilogue` for what becomes of it.
 """
@@ -14,9 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Epilogue:
-    """y = elu(gate(z) + residual), each step where asked, and which results are written.
+    """y = elu(gate(prelu(z)) + residual), each step where asked, and which results are written.
 
     Args:
+        slope: prelu(z) = z where z > 0, else slope · z; floating point, one for each output of the
+            product, before a gate too.
         gate: the outputs are two halves a, b along the channels, and gate(z) = a · sigmoid(b); the
             result has half as many channels.
         residual: added; of the result's shape and memory order, floating point.
@@ -27,12 +29,19 @@ class Epilogue:
             those of y in float32, before it is rounded to its dtype.
     """
 
+    slope: Tensor | None = None
     gate: bool = False
     residual: Tensor | None = None
     elu: bool = False
     real: bool = True
     signs: bool = False
     mask: bool = False
+
+
+@triton.jit
+def prelu(z, slope):
+    """Z where positive, else slope · z."""
+    return tl.where(z > 0, z, slope * z)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tribin_kernels.epilogue import Epilogue, elu, gated
+from tribin_kernels.epilogue import Epilogue, elu, gated, prelu
 from tribin_kernels.launch import launch
 
 WORD_BITS = tl.constexpr(32)
@@ -64,14 +64,21 @@ class Results:
         for name in ("signs", "mask"):
             if getattr(epilogue, name):
                 written[name] = torch.empty(words, dtype=torch.int32, device=device)
-        read = {"gain": gain, "gain_factor": gain_factor, "bias": bias, "passes": mask}
+        read = {
+            "gain": gain,
+            "gain_factor": gain_factor,
+            "bias": bias,
+            "slope": epilogue.slope,
+            "passes": mask,
+            "residual": epilogue.residual,
+        }
         constants = {
             "RESULTS": results,
             "DTYPE": TRITON_DTYPES[dtype],
             "GATE": epilogue.gate,
             "ELU": epilogue.elu,
         }
-        return cls(shape, {**read, "residual": epilogue.residual, **written}, constants)
+        return cls(shape, {**read, **written}, constants)
 
     @property
     def pixels(self) -> int:
@@ -102,7 +109,7 @@ def finish_parts(parts: Tensor, results: Results) -> None:
 
 @triton.jit
 def _finish_parts(
-    parts, pixel_count, gain, gain_factor, bias, passes, residual, y, signs, mask,
+    parts, pixel_count, gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
     PARTS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
     RESULTS: tl.constexpr, DTYPE: tl.constexpr, GATE: tl.constexpr, ELU: tl.constexpr,
 ):  # fmt: skip
@@ -118,7 +125,7 @@ def _finish_parts(
     gates = _sum(tile + RESULTS, inside, stride, PARTS) if GATE else sums
     finish(
         sums, gates, first_output, pixels, pixel_count,
-        gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
+        gain, gain_factor, bias, slope, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
     )  # fmt: skip
 
 
@@ -143,7 +150,7 @@ def store_part(parts, sums, first_output, first_pixel, pixel_count, OUTPUTS: tl.
 @triton.jit
 def finish_tile(
     sums, gates, first_output, first_pixel, pixel_count,
-    gain, gain_factor, bias, passes, residual, y, signs, mask,
+    gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
     RESULTS: tl.constexpr, DTYPE: tl.constexpr, GATE: tl.constexpr, ELU: tl.constexpr,
 ):  # fmt: skip
     """Write the results of a tile.
@@ -156,7 +163,7 @@ def finish_tile(
         gates: where GATE, the sums of the outputs that gate these.
         pixel_count: pixels from there on are not written.
         passes: row bits; a result becomes 0 where its bit is 0.
-        gain, gain_factor, bias, residual, y, signs, mask, ELU: see `Epilogue`.
+        gain, gain_factor, bias, slope, residual, y, signs, mask, ELU: see `Epilogue`.
         RESULTS: channels of the result.
         DTYPE: of y.
     """
@@ -165,7 +172,8 @@ def finish_tile(
         pixels = first_pixel + half * HALF + tl.arange(0, HALF)
         finish(
             _half(sums, half), _half(gates, half), first_output, pixels, pixel_count,
-            gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
+            gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
+            RESULTS, DTYPE, GATE, ELU,
         )  # fmt: skip
 
 
@@ -179,16 +187,18 @@ def _half(sums, HALF: tl.constexpr):
 @triton.jit
 def finish(
     sums, gates, first_output, pixels, pixel_count,
-    gain, gain_factor, bias, passes, residual, y, signs, mask,
+    gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
     RESULTS: tl.constexpr, DTYPE: tl.constexpr, GATE: tl.constexpr, ELU: tl.constexpr,
 ):  # fmt: skip
     """Write the results of sums [pixels, outputs]."""
     outputs = first_output + tl.arange(0, sums.shape[1])
     inside = (pixels < pixel_count)[:, None] & (outputs < RESULTS)[None, :]
     elements = pixels.to(tl.int64)[:, None] * RESULTS + outputs[None, :]
-    z = _scaled(sums, outputs, outputs < RESULTS, gain, gain_factor, bias)
+    z = _activated(sums, outputs, outputs < RESULTS, gain, gain_factor, bias, slope)
     if GATE:
-        gating = _scaled(gates, outputs + RESULTS, outputs < RESULTS, gain, gain_factor, bias)
+        gating = _activated(
+            gates, outputs + RESULTS, outputs < RESULTS, gain, gain_factor, bias, slope
+        )
         z = gated(z, gating)
     if residual is not None:
         z += tl.load(residual + elements, inside, 0.0).to(tl.float32)
@@ -202,6 +212,15 @@ def finish(
         _store_bits(signs, (z < 0) & inside, pixels, first_output, pixel_count, RESULTS)
     if mask is not None:
         _store_bits(mask, (tl.abs(z) <= 1) & inside, pixels, first_output, pixel_count, RESULTS)
+
+
+@triton.jit
+def _activated(sums, outputs, inside, gain, gain_factor, bias, slope):
+    """prelu(sums · scale + bias), what a gate takes."""
+    z = _scaled(sums, outputs, inside, gain, gain_factor, bias)
+    if slope is not None:
+        z = prelu(z, tl.load(slope + outputs, inside, 0.0).to(tl.float32)[None, :])
+    return z
 
 
 @triton.jit

@@ -147,8 +147,8 @@ def _check(shape: Conv2dShape, block_words: int) -> None:
 
 @triton.jit
 def _multiply(
-    signs_in, weights, plus, pixel_count, gain, gain_factor, bias, passes, residual, y, signs,
-    mask,
+    signs_in, weights, plus, pixel_count, gain, gain_factor, bias, slope, passes, residual, y,
+    signs, mask,
     CHANNELS: tl.constexpr, WORDS: tl.constexpr, SOURCE: tl.constexpr, RESULT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_WORDS: tl.constexpr,
@@ -196,7 +196,7 @@ def _multiply(
         dots, gates = tl.split(tl.reshape(dots, (BLOCK_PIXELS, BLOCK_OUTPUTS // 2, 2)))
     finish(
         dots, gates, column, pixels, pixel_count,
-        gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
+        gain, gain_factor, bias, slope, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
     )  # fmt: skip
 
 

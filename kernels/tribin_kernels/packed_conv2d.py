@@ -33,6 +33,7 @@ def packed_conv2d(
     weight_bits: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     residual: Tensor | None,
     channels: int,
     stride: list[int],
@@ -46,8 +47,8 @@ def packed_conv2d(
     dtype, memory_format = result_format(x, scale)
     if dtype not in KERNEL_DTYPES:
         return reference.packed_conv2d(
-            x, weight_bits, scale, bias, residual, channels, stride, padding, binary_input, gate,
-            elu, to_bits,
+            x, weight_bits, scale, bias, slope, residual, channels, stride, padding, binary_input,
+            gate, elu, to_bits,
         )  # fmt: skip
     from_bits = x.dtype == torch.int32
     x = x.contiguous() if from_bits else x
@@ -55,9 +56,9 @@ def packed_conv2d(
     shape = Conv2dShape.of_bits(pixels, weight_bits, channels, stride, padding)
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
+    bias, slope = (t if t is None else t.contiguous() for t in (bias, slope))
     # ELU keeps the sign.
-    epilogue = Epilogue(gate, residual, elu and not to_bits, real=not to_bits, signs=to_bits)
-    bias = bias if bias is None else bias.contiguous()
+    epilogue = Epilogue(slope, gate, residual, elu and not to_bits, real=not to_bits, signs=to_bits)
     layer = _Layer(weight_bits, scale.contiguous(), bias, shape, epilogue, dtype)
     product = _bit_product if from_bits or binary_input else _real_product
     result = product(x, layer)

@@ -63,7 +63,7 @@ def linear_w1a1(
         weights: row bits of W, int32 [outputs, ceil(K/32)].
         gain, bias: [outputs], floating point; 1 and 0 where None.
         length: K.
-        epilogue: gate, residual and ELU; only y can be written.
+        epilogue: PReLU, gate, residual and ELU; only y can be written.
         dtype: of y: float32, bfloat16 or float16.
         config: how the product is cut.
 
@@ -104,7 +104,7 @@ def linear_w1a1(
 
 @triton.jit
 def _multiply(
-    signs_in, weights, row_count, gain, gain_factor, bias, passes, residual, y, signs, mask,
+    signs_in, weights, row_count, gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
     LENGTH: tl.constexpr, WORDS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_OUTPUTS: tl.constexpr, BLOCK_WORDS: tl.constexpr, RESULTS: tl.constexpr,
     DTYPE: tl.constexpr, GATE: tl.constexpr, ELU: tl.constexpr,
@@ -130,7 +130,7 @@ def _multiply(
         dots, gates = tl.split(tl.reshape(dots, (BLOCK_ROWS, BLOCK_OUTPUTS // 2, 2)))
     finish(
         dots, gates, column, rows, row_count,
-        gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
+        gain, gain_factor, bias, slope, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
     )  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def _launch(
 @triton.jit
 def _multiply(
     x, quads, parts, pixel_count, term_stride,
-    gain, gain_factor, bias, passes, residual, y, signs, mask,
+    gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
     SOURCE: tl.constexpr, CHANNELS: tl.constexpr, RESULT: tl.constexpr, OUTPUTS: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, TRANSPOSED: tl.constexpr,
     TERMS: tl.constexpr, SPLIT: tl.constexpr, PLUS_ONES: tl.constexpr, INLINE_PTX: tl.constexpr,
@@ -253,7 +253,8 @@ def _multiply(
     if parts is None:
         finish_tile(
             sums, gates, first_output, first_pixel, pixel_count,
-            gain, gain_factor, bias, passes, residual, y, signs, mask, RESULTS, DTYPE, GATE, ELU,
+            gain, gain_factor, bias, slope, passes, residual, y, signs, mask,
+            RESULTS, DTYPE, GATE, ELU,
         )  # fmt: skip
     else:
         parts += tl.program_id(1).to(tl.int64) * pixel_count * OUTPUTS

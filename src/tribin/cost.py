@@ -200,6 +200,7 @@ def _packed_flops(
     weight_bits: Sequence[int],
     scale: Sequence[int],
     bias: Sequence[int] | None,
+    slope: Sequence[int] | None,
     residual: Sequence[int] | None,
     channels: int,
     *options: Any,

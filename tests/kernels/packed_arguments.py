@@ -19,13 +19,14 @@ class Case:
 
     Args:
         input: "real", "signs" of a real x, or "bits".
-        integers: scale, bias and residual are small integers, so that results often are 0.
+        integers: all that follows the product is in small integers, so that results often are 0.
         x_layout, residual_layout: one of `LAYOUTS`.
     """
 
     shape: Conv2dShape
     input: str = "signs"
     has_bias: bool = True
+    has_slope: bool = False
     has_residual: bool = False
     gate: bool = False
     elu: bool = False
@@ -48,6 +49,7 @@ class Operands:
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    slope: Tensor | None
     residual: Tensor | None
 
 
@@ -65,11 +67,15 @@ def operands(case: Case, dtype: torch.dtype = torch.float32) -> Operands:
     weight = torch.randn(shape.outputs, shape.channels, *shape.kernel, generator=generator)
     scale, bias = random(shape.outputs), random(shape.outputs)
     residual = random(shape.batch, case.results, *shape.output_size)
+    slope = random(shape.outputs)
+    for value in (0.0, 1.0):
+        slope[torch.rand(slope.shape, generator=generator) < 0.2] = value
     return Operands(
         laid_out(x.to(dtype), case.x_layout),
         torch.where(weight < 0, -1.0, 1.0),
         (scale if case.integers else scale * shape.gain_factor).to(dtype),
         bias.to(dtype) if case.has_bias else None,
+        slope.to(dtype) if case.has_slope else None,
         laid_out(residual.to(dtype), case.residual_layout) if case.has_residual else None,
     )
 
@@ -103,6 +109,7 @@ def arguments(case: Case, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]
         row_bits(given.weight),
         given.scale,
         given.bias,
+        given.slope,
         given.residual,
         case.shape.channels,
         list(case.shape.stride),
@@ -146,6 +153,7 @@ def cases(
         shape,
         input=draw(st.sampled_from(inputs)),
         has_bias=draw(st.booleans()),
+        has_slope=draw(st.booleans()),
         has_residual=draw(st.booleans()),
         gate=shape.outputs % 2 == 0 and draw(st.booleans()),
         elu=draw(st.booleans()),

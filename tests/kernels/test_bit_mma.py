@@ -204,12 +204,33 @@ def test_residual_and_dtypes(outputs: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gain_and_bias_of_half_precision(dtype: torch.dtype) -> None:
+def test_gain_bias_and_slope_of_half_precision(dtype: torch.dtype) -> None:
     layer = random_layer(images(2, 32, (3, 3), 40, 1))
     assert layer.gain is not None
     assert layer.bias is not None
     layer.gain, layer.bias = layer.gain.to(dtype), layer.bias.to(dtype)
     check(layer)
+    check_slope(layer, torch.randn(40).to(dtype))
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("shape", [RAGGED, STRIDED], ids=["odd batch", "stride 2"])
+def test_slope(shape: Conv2dShape, groups: int) -> None:
+    slope = torch.randn(shape.outputs)
+    slope[::4], slope[1::4], slope[2] = 0, 1, -0.0
+    check_slope(random_layer(shape), slope, CONFIGS[groups])
+
+
+def check_slope(layer: Layer, slope: Tensor, config: BitMmaConfig = CONFIGS[4]) -> None:
+    """Then a residual: the product with the slope rounds before the sum."""
+    z = F.prelu(layer.wanted(), slope.float())
+    residual = torch.randn_like(z).contiguous(memory_format=torch.channels_last)
+    for wanted, added in ((z, None), (z + residual, residual)):
+        epilogue = Epilogue(slope=slope, residual=added, signs=True, mask=True)
+        y, signs, mask = layer.run(epilogue, config=config)
+        assert torch.equal(y, wanted)
+        assert torch.equal(signs, signs_of(wanted))
+        assert torch.equal(mask, mask_of(wanted))
 
 
 @pytest.mark.parametrize(("half", "groups"), [(32, 4), (40, 8), (120, 4), (256, 8)])
@@ -226,12 +247,13 @@ def test_gate(half: int, groups: int) -> None:
     assert torch.equal(mask, mask_of(y))
 
 
-def test_gate_then_residual_then_elu() -> None:
+def test_slope_then_gate_then_residual_then_elu() -> None:
     layer = random_layer(images(2, 64, (4, 4), 80, 3))
     residual = torch.randn(2, 40, 4, 4).contiguous(memory_format=torch.channels_last)
-    epilogue = Epilogue(gate=True, residual=residual, elu=True, signs=True, mask=True)
+    slope = torch.randn(80)
+    epilogue = Epilogue(slope, gate=True, residual=residual, elu=True, signs=True, mask=True)
     y, signs, mask = layer.run(epilogue)
-    a, b = layer.wanted().double().chunk(2, dim=1)
+    a, b = F.prelu(layer.wanted(), slope).double().chunk(2, dim=1)
     wanted = F.elu(a * b.sigmoid() + residual.double())
     # The gate errs by 4 units of |a|, the sum by half of one of |a| + |r|, the exponential and the
     # difference by 3.1 of 1.

@@ -4,9 +4,11 @@ The product of signs is an integer, and what follows it rounds as torch does, so
 """
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from tests.kernels.cpu_calls import (
     SHAPES,
@@ -62,8 +64,25 @@ def test_every_step(route: str, shape: Conv2dShape, input: str) -> None:
     for to_bits in (False, True):
         for integers in (False, True):
             case = Case(shape, input, has_residual=True, to_bits=to_bits, integers=integers)
-            for gate, elu in ((False, False), (False, True), (True, False), (True, True)):
-                check(route, arguments(replace(case, gate=gate, elu=elu)))
+            for has_slope, gate, elu in product((False, True), repeat=3):
+                check(route, arguments(replace(case, has_slope=has_slope, gate=gate, elu=elu)))
+
+
+def test_a_slope_is_that_of_torch(route: str) -> None:
+    """To the bit: a product with the slope rounds before the residual is added."""
+    for case in signs_or_bits(has_slope=True, has_residual=True):
+        x, weight_bits, scale, bias, slope, residual, *others = arguments(case)
+        z = by_route(route, (x, weight_bits, scale, bias, None, None, *others))
+        y = by_route(route, (x, weight_bits, scale, bias, slope, residual, *others))
+        assert torch.equal(y, residual + F.prelu(z, slope))
+
+
+@pytest.mark.parametrize("steps", [{}, {"gate": True}, {"to_bits": True}], ids=str)
+def test_slopes_of_one_change_nothing(route: str, steps: dict[str, bool]) -> None:
+    for case in signs_or_bits(has_residual=True, **steps):
+        x, weight_bits, scale, bias, none, *others = arguments(case)
+        y = by_route(route, (x, weight_bits, scale, bias, torch.ones_like(scale), *others))
+        assert torch.equal(y, by_route(route, (x, weight_bits, scale, bias, none, *others)))
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, float("nan")])
@@ -76,11 +95,13 @@ def test_zeros_and_nan_are_plus_one(route: str, value: float) -> None:
 
 @pytest.mark.parametrize("to_bits", [False, True])
 def test_results_that_are_nan_or_zero(route: str, to_bits: bool) -> None:
-    for case in signs_or_bits(has_residual=True, elu=True, to_bits=to_bits):
-        x, weight_bits, scale, bias, residual, *others = arguments(case)
+    for case in signs_or_bits(has_slope=True, has_residual=True, elu=True, to_bits=to_bits):
+        x, weight_bits, scale, bias, slope, residual, *others = arguments(case)
         scale[::3], bias[::3], residual[:, ::3] = 0, -0.0, -0.0
-        bias[1], residual[0, 2] = torch.nan, torch.nan
-        check(route, (x, weight_bits, scale, bias, residual, *others))
+        bias[1], residual[0, 2], slope[4] = torch.nan, torch.nan, torch.nan
+        given = x, weight_bits, scale, bias, slope, residual, *others
+        check(route, given)
+        assert to_bits or by_route(route, given)[:, 1].isnan().all()
 
 
 def test_small_results_keep_their_sign_through_elu(route: str) -> None:
@@ -93,9 +114,10 @@ def test_small_results_keep_their_sign_through_elu(route: str) -> None:
 @pytest.mark.parametrize("residual_layout", LAYOUTS)
 def test_any_layout(route: str, x_layout: str, residual_layout: str) -> None:
     layouts = {"x_layout": x_layout, "residual_layout": residual_layout}
-    for case in signs_or_bits(has_residual=True, **layouts):
-        x, weight_bits, scale, bias, *others = arguments(case)
-        check(route, (x, weight_bits, scale[:1].expand_as(scale), bias, *others))
+    for case in signs_or_bits(has_slope=True, has_residual=True, **layouts):
+        x, weight_bits, scale, bias, slope, *others = arguments(case)
+        scale, slope = (t[:1].expand_as(t) for t in (scale, slope))
+        check(route, (x, weight_bits, scale, bias, slope, *others))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:3])
@@ -110,19 +132,20 @@ def test_bits_in_any_layout(route: str, layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("to_bits", [False, True])
-def test_scale_bias_and_residual_of_other_dtypes(
+def test_what_follows_the_product_in_other_dtypes(
     route: str, dtype: torch.dtype, to_bits: bool
 ) -> None:
-    x, weight_bits, scale, bias, residual, *others = arguments(
-        Case(STRIDED, has_residual=True, elu=True, to_bits=to_bits)
+    x, weight_bits, scale, bias, slope, residual, *others = arguments(
+        Case(STRIDED, has_slope=True, has_residual=True, elu=True, to_bits=to_bits)
     )
-    reals = scale.to(dtype), bias.to(dtype), residual.to(dtype)
+    reals = (t.to(dtype) for t in (scale, bias, slope, residual))
     check(route, (x, weight_bits, *reals, *others))
 
 
 @pytest.mark.parametrize("to_bits", [False, True])
 def test_the_number_of_threads_changes_nothing(route: str, to_bits: bool) -> None:
-    given = [arguments(case) for case in signs_or_bits(has_residual=True, to_bits=to_bits)]
+    steps = {"has_slope": True, "has_residual": True, "to_bits": to_bits}
+    given = [arguments(case) for case in signs_or_bits(**steps)]
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
@@ -149,7 +172,8 @@ def test_real_input_and_other_dtypes_are_the_specifications(
     dtype: torch.dtype, to_bits: bool
 ) -> None:
     for input in ("real", "signs", "bits"):
-        given = arguments(Case(STRIDED, input, has_residual=True, elu=True, to_bits=to_bits), dtype)
+        steps = {"has_slope": True, "has_residual": True, "elu": True, "to_bits": to_bits}
+        given = arguments(Case(STRIDED, input, **steps), dtype)
         same(cpu.packed_conv2d(*given), reference.packed_conv2d(*given))
 
 

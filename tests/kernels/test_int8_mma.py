@@ -130,16 +130,20 @@ def test_scale_and_bias_round_once_or_twice(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("slope", [False, True])
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("elu", [False, True])
-def test_epilogue(dtype: torch.dtype, gate: bool, residual: bool, elu: bool) -> None:
+def test_epilogue(dtype: torch.dtype, slope: bool, gate: bool, residual: bool, elu: bool) -> None:
     shape = Conv2dShape(2, 40, 3, 3, 70, (3, 1), (1, 1), (1, 0))
     x, weight = operands(shape)
     gain, bias = random(2, 70), random(3, 70)
     added = random(4, 2, 35 if gate else 70, 3, 3).to(dtype)
     added = added.contiguous(memory_format=torch.channels_last)
-    epilogue = Epilogue(gate, added if residual else None, elu, signs=True, mask=True)
+    slopes = torch.where(random(5, 70) < -1, 0.0, random(6, 70))
+    epilogue = Epilogue(
+        slopes if slope else None, gate, added if residual else None, elu, signs=True, mask=True
+    )
     (y, signs, mask), (unrounded, _, _) = (
         conv2d_w1a1(
             *row_bits(x, weight), gain, FACTOR, bias, shape,
@@ -212,6 +216,10 @@ def finished(z: Tensor, error: Tensor, epilogue: Epilogue) -> tuple[Tensor, Tens
     The derivative of ELU is at most 1, that of the gate's sigmoid sigmoid itself.
     """
     eps = torch.finfo(torch.float32).eps
+    if epilogue.slope is not None:
+        slope = epilogue.slope.double()
+        z = F.prelu(z, slope)
+        error = error * slope.abs().clamp(min=1).view(-1, 1, 1) + eps * z.abs()
     if epilogue.gate:
         a, b = z.chunk(2, 1)
         error_a, error_b = error.chunk(2, 1)

@@ -38,7 +38,8 @@ def test_any_instruction_set_gives_the_same(tmp_path: Path, architecture: str) -
         pytest.skip("this machine has no AVX2")
     with environment(CXXFLAGS=f"-march={architecture}", XDG_CACHE_HOME=str(tmp_path)):
         assert native_library() is not None
-        for steps in ({}, {"has_residual": True}, {"to_bits": True, "integers": True}):
+        slope_and_residual = {"has_slope": True, "has_residual": True}
+        for steps in ({}, slope_and_residual, {"to_bits": True, "integers": True}):
             for case in signs_or_bits(**steps):
                 check("xnor", arguments(case))
     assert len(list(tmp_path.glob("tribin/*.so"))) == 1

@@ -1,7 +1,8 @@
 """The packed convolution, from float tensors or bits to either, against float64.
 
-Results that only a product of bits, an affine map and a residual make are equal, not close: each
-step rounds once, as the mended interpreter does. Elsewhere the bound is derived from the roundings.
+Results that only a product of bits, an affine map, a PReLU and a residual make are equal, not
+close: each step rounds once, as the mended interpreter does. Elsewhere the bound is derived from
+the roundings.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +26,17 @@ EPS = 2.0**-23
 """Of float32; twice the error of one rounding, which leaves room for products of errors."""
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-Steps = tuple[bool, bool, bool]
+Steps = tuple[bool, bool, bool, bool]
 INPUTS = ["real", "signs", "bits"]
 ROUTES = ["bit_mma", "int8_mma", "popcount"]
-EPILOGUES = [(False, False, False), (True, False, False), (False, True, True), (True, True, True)]
-"""Gate, residual and ELU."""
+EPILOGUES = [
+    (False, False, False, False),
+    (False, True, False, False),
+    (False, False, True, True),
+    (True, False, True, False),
+    (True, True, True, True),
+]
+"""Slope, gate, residual and ELU."""
 
 CONVOLUTION = Conv2dShape(3, 37, 4, 3, 70, (2, 1), (1, 1), (1, 0))
 POINTWISE = Conv2dShape(3, 70, 3, 3, 74)
@@ -43,6 +50,7 @@ class Layer:
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    slope: Tensor | None
     residual: Tensor | None
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -55,6 +63,7 @@ class Layer:
         cls,
         shape: Conv2dShape,
         input: str,
+        slope: bool = False,
         gate: bool = False,
         residual: bool = False,
         elu: bool = False,
@@ -72,9 +81,11 @@ class Layer:
         scale, bias = random(shape.outputs) * shape.gain_factor, random(shape.outputs)
         results = shape.outputs // 2 if gate else shape.outputs
         added = random(shape.batch, results, *shape.output_size).to(dtype)
+        slopes = random(shape.outputs)
+        slopes[::4], slopes[1::4] = 0, 1
         return cls(
-            x, weight, scale, bias, added if residual else None, shape.stride, shape.padding,
-            input, gate, elu,
+            x, weight, scale, bias, slopes if slope else None, added if residual else None,
+            shape.stride, shape.padding, input, gate, elu,
         )  # fmt: skip
 
     def run(
@@ -92,6 +103,7 @@ class Layer:
             self.weight_bits if weight_bits is None else weight_bits,
             self.scale,
             self.bias,
+            self.slope,
             self.residual,
             self.weight.shape[1],
             list(self.stride),
@@ -122,6 +134,8 @@ class Layer:
             sums = F.conv2d(x.abs(), ones, None, self.stride, self.padding)
             bound = (terms + 3) * EPS * sums * self.scale.double().abs().view(-1, 1, 1)
             bound = bound + EPS * z.abs()
+        if self.slope is not None:
+            z, bound = _prelu(z, bound, self.slope)
         if self.gate:
             (a, b), (bound_a, bound_b) = z.chunk(2, 1), bound.chunk(2, 1)
             z = a * b.sigmoid()
@@ -137,6 +151,15 @@ class Layer:
     def _affine(self, product: Tensor) -> Tensor:
         z = product * self.scale.double().view(-1, 1, 1)
         return _rounded(z if self.bias is None else z + self.bias.double().view(-1, 1, 1))
+
+
+def _prelu(z: Tensor, bound: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """An error grows with the slope, or, if it leaves the sign open, with the steeper side."""
+    slope = slope.double().view(-1, 1, 1)
+    steepness = torch.where(z > 0, 1, slope.abs())
+    steepness = steepness.where(z.abs() > bound, slope.abs().clamp(min=1))
+    z, bound = _rounded(torch.where(z > 0, z, slope * z)), bound * steepness
+    return z, (bound + EPS * z.abs()).where(bound > 0, 0)
 
 
 def _rounded(z: Tensor) -> Tensor:
@@ -207,7 +230,7 @@ def test_real_products(epilogue: Steps) -> None:
 @pytest.mark.parametrize("input", ["signs", "bits"])
 def test_pointwise_layers_in_full_tiles(monkeypatch: pytest.MonkeyPatch, input: str) -> None:
     force(monkeypatch, "bit_mma")
-    check(Layer.random(POINTWISE, input, gate=True, residual=True, elu=True))
+    check(Layer.random(POINTWISE, input, slope=True, gate=True, residual=True, elu=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -220,8 +243,9 @@ def test_the_result_has_the_dtype_of_x(input: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_without_a_real_x_it_has_that_of_the_scale(route: str, dtype: torch.dtype) -> None:
-    layer = Layer.random(shape_for(route), "bits")
-    layer = replace(layer, scale=layer.scale.to(dtype))
+    layer = Layer.random(shape_for(route), "bits", slope=True)
+    assert layer.slope is not None
+    layer = replace(layer, scale=layer.scale.to(dtype), slope=layer.slope.to(dtype))
     assert layer.run().dtype == dtype
     check(layer)
 
@@ -260,7 +284,7 @@ def shapes(draw: st.DrawFn) -> Conv2dShape:
     [("real", ""), ("signs", "bit_mma"), ("bits", "bit_mma"), ("bits", "int8_mma")],
 )
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(shapes(), st.sampled_from(DTYPES), st.tuples(*[st.booleans()] * 3), st.integers(0, 10**6))
+@given(shapes(), st.sampled_from(DTYPES), st.tuples(*[st.booleans()] * 4), st.integers(0, 10**6))
 def test_ragged_shapes(
     monkeypatch: pytest.MonkeyPatch,
     input: str,
@@ -285,9 +309,10 @@ def test_any_strides(route: str) -> None:
     """Those of views, of one scale for all outputs, and of a model that was made channels-last."""
     layer = Layer.random(shape_for(route), "signs")
     one, outputs = layer.scale[:1], len(layer.scale)
-    layer = replace(layer, scale=one.repeat(outputs))
+    layer = replace(layer, scale=one.repeat(outputs), slope=one.repeat(outputs))
     y = layer.run()
-    strided = replace(layer, x=every_second(layer.x), scale=one.expand(outputs))
+    expanded = one.expand(outputs)
+    strided = replace(layer, x=every_second(layer.x), scale=expanded, slope=expanded)
     weight_bits = layer.weight_bits.contiguous(memory_format=torch.channels_last)
     assert torch.equal(strided.run(weight_bits=weight_bits), y)
     from_bits = replace(layer, input="bits")
@@ -301,7 +326,7 @@ def every_second(values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("input", INPUTS)
 def test_float64_is_left_to_the_reference(input: str) -> None:
-    layer = Layer.random(CONVOLUTION, input, dtype=torch.float64)
+    layer = Layer.random(CONVOLUTION, input, slope=True, dtype=torch.float64)
     layer = replace(layer, scale=layer.scale.double())
     for to_bits in (False, True):
         expected = layer.run(to_bits=to_bits, implementation=reference)
@@ -316,6 +341,32 @@ def test_signs_of_numbers_too_small_for_their_dtype_and_elu(route: str, gate: bo
     layer = replace(layer, scale=scale, bias=torch.full((outputs,), -1e-10))
     bits = layer.run(to_bits=True)
     assert unpack_bits(bits, outputs // 2 if gate else outputs).all()
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_slopes_of_one_change_nothing(route: str, gate: bool) -> None:
+    layer = Layer.random(shape_for(route), "bits", gate=gate, residual=True)
+    with_slopes = replace(layer, slope=torch.ones_like(layer.scale))
+    for to_bits in (False, True):
+        assert torch.equal(with_slopes.run(to_bits=to_bits), layer.run(to_bits=to_bits))
+
+
+@pytest.mark.parametrize(("z", "slope"), [(-1e-30, 1e-30), (-1.0, 0.0), (0.0, -1.0)])
+def test_zeros_of_a_slope_are_plus_one(route: str, z: float, slope: float) -> None:
+    """Those that are −0.0: the first one underflows."""
+    layer = Layer.random(shape_for(route), "bits")
+    ones = torch.ones_like(layer.scale)
+    layer = replace(layer, scale=0 * ones, bias=z * ones, slope=slope * ones)
+    assert not layer.run().any()
+    assert not layer.run(to_bits=True).any()
+
+
+def test_a_result_that_is_not_a_number_stays_so(route: str) -> None:
+    layer = Layer.random(shape_for(route), "bits", slope=True, residual=True)
+    assert layer.bias is not None
+    layer.bias[:4] = torch.nan
+    assert layer.run()[:, :4].isnan().all()
+    assert not unpack_bits(layer.run(to_bits=True), 4).any()
 
 
 def test_not_a_number_counts_as_plus_one(route: str) -> None:

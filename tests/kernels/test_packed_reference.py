@@ -45,6 +45,10 @@ def exact(case: Case, given: Operands, eps: float) -> tuple[np.ndarray, np.ndarr
     if given.bias is not None:
         z = z + given.bias.double().numpy()[per_channel]
         bound = bound + eps * abs(z)
+    if given.slope is not None:
+        slope = given.slope.double().numpy()[per_channel]
+        bound = bound * np.maximum(1, abs(slope)) + eps * abs(slope * z)
+        z = np.where(z > 0, z, slope * z)
     if case.gate:
         (a, b), (bound_a, bound_b) = np.split(z, 2, axis=1), np.split(bound, 2, axis=1)
         z = a / (1 + np.exp(-b))
@@ -92,13 +96,17 @@ def test_ragged_shapes(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("input", ["real", "signs", "bits"])
 @pytest.mark.parametrize("to_bits", [False, True])
 def test_every_step_at_once(dtype: torch.dtype, input: str, to_bits: bool) -> None:
-    case = Case(SHAPE, input, has_residual=True, gate=True, elu=True, to_bits=to_bits)
+    case = Case(
+        SHAPE, input, has_slope=True, has_residual=True, gate=True, elu=True, to_bits=to_bits
+    )
     check(case, dtype)
 
 
 def test_bits_are_of_the_signs_that_exact_results_have() -> None:
     """Of integers, many of them 0, whose sign is +1."""
-    case = Case(SHAPE, "bits", has_residual=True, elu=True, to_bits=True, integers=True)
+    case = Case(
+        SHAPE, "bits", has_slope=True, has_residual=True, elu=True, to_bits=True, integers=True
+    )
     wanted, _ = exact(case, operands(case), eps=0.0)
     assert (wanted == 0).mean() > 0.02
     assert torch.equal(
@@ -127,7 +135,7 @@ def test_bits_give_a_result_of_the_scales_dtype() -> None:
 
 
 def test_autocast_does_not_lower_it() -> None:
-    given = arguments(Case(SHAPE, "real"))
+    given = arguments(Case(SHAPE, "real", has_slope=True))
     with torch.autocast("cpu", torch.bfloat16):
         lowered = reference.packed_conv2d(*given)
     assert torch.equal(lowered, reference.packed_conv2d(*given))

@@ -58,12 +58,16 @@ def test_all_signs_differ_or_are_equal(length: int, factor: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("slope", [False, True])
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("elu", [False, True])
-def test_results_are_those_of_the_int8_product(dtype: torch.dtype, gate: bool, elu: bool) -> None:
+def test_results_are_those_of_the_int8_product(
+    dtype: torch.dtype, slope: bool, gate: bool, elu: bool
+) -> None:
     x, weight = random(0, 5, 70), random(1, 6, 70)
     gain, bias = random(2, 6), random(3, 6).bfloat16()
-    epilogue = Epilogue(gate=gate, residual=random(4, 5, 3 if gate else 6).bfloat16(), elu=elu)
+    slopes, residual = random(5, 6), random(4, 5, 3 if gate else 6).bfloat16()
+    epilogue = Epilogue(slopes if slope else None, gate, residual, elu)
     shape = Conv2dShape(5, 70, 1, 1, 6)
     wanted, _, _ = conv2d_w1a1(
         pack_signs(x)[:, None, None], pack_signs(weight)[:, None], gain, 0.125, bias, shape,

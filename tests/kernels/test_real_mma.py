@@ -183,11 +183,23 @@ def test_split_sums_of_few_rows(split: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("split", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    ("gate", "residual", "elu"), [(True, False, False), (False, True, True), (True, True, True)]
+    ("has_slope", "gate", "residual", "elu"),
+    [
+        (False, True, False, False),
+        (False, False, True, True),
+        (True, False, True, False),
+        (True, True, True, True),
+    ],
 )
-def test_epilogue(gate: bool, residual: bool, elu: bool, dtype: torch.dtype, split: int) -> None:
+def test_epilogue(
+    has_slope: bool, gate: bool, residual: bool, elu: bool, dtype: torch.dtype, split: int
+) -> None:
     problem = Problem.random(3, Conv2dShape(2, 40, 3, 4, 150, (3, 3), (1, 1), (1, 1)), dtype)
     z, bound = problem.exact()
+    slope = torch.randn(150) if has_slope else None
+    if slope is not None:
+        z = F.prelu(z, slope.double())
+        bound = bound * slope.abs().clamp(min=1).view(-1, 1, 1) + EPS * z.abs()
     if gate:
         (a, b), (bound_a, bound_b) = z.chunk(2, 1), bound.chunk(2, 1)
         z = a * torch.sigmoid(b)
@@ -200,7 +212,7 @@ def test_epilogue(gate: bool, residual: bool, elu: bool, dtype: torch.dtype, spl
     if elu:
         z, bound = F.elu(z), bound + 4 * EPS
     y, _, _ = problem.run(
-        replace(SMALL, split=split), epilogue=Epilogue(gate=gate, residual=added, elu=elu)
+        replace(SMALL, split=split), epilogue=Epilogue(slope, gate, residual=added, elu=elu)
     )
     assert_within(y, z, bound)
 

@@ -207,8 +207,8 @@ class Calls(TorchDispatchMode):
         self, op: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Any = None
     ) -> Any:
         if op is torch.ops.tribin.packed_conv2d.default:
-            x, _, _, _, residual, *_ = arguments
-            steps = {name for name, on in zip(self.STEPS, arguments[8:], strict=True) if on}
+            x, _, _, _, _, residual, *_ = arguments
+            steps = {name for name, on in zip(self.STEPS, arguments[9:], strict=True) if on}
             self.made.append((x.dtype, steps | ({"residual"} if residual is not None else set())))
         return op(*arguments, **(keywords or {}))
 

@@ -13,13 +13,14 @@ SHAPE = Conv2dShape(2, 35, 5, 4, 6, kernel=(3, 2), stride=(2, 1), padding=(1, 2)
 
 def convolution(input: str = "signs", **changes: Any) -> dict[str, Any]:
     """Keywords of ops.packed_conv2d, whose result is [2, 3, 3, 7] with a gate."""
-    case = Case(SHAPE, input, has_residual=True, gate=True)
-    x, weight_bits, scale, bias, residual, channels, stride, padding, *_ = arguments(case)
+    case = Case(SHAPE, input, has_slope=True, has_residual=True, gate=True)
+    x, weight_bits, scale, bias, slope, residual, channels, stride, padding, *_ = arguments(case)
     keywords = {
         "x": x,
         "weight_bits": weight_bits,
         "scale": scale,
         "bias": bias,
+        "slope": slope,
         "residual": residual,
         "channels": channels,
         "stride": tuple(stride),
@@ -36,12 +37,13 @@ def linear(
     """Keywords of ops.packed_linear, of 35 features, whose result is [2, 3, 3] with a gate."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(*size, 35, generator=generator) for size in (rows, (6,)))
-    scale, bias = torch.randn(2, 6, generator=generator)
+    scale, bias, slope = torch.randn(3, 6, generator=generator)
     keywords = {
         "x": reference.pack_signs(x) if input == "bits" else x,
         "weight_bits": reference.pack_signs(weight),
         "scale": scale,
         "bias": bias,
+        "slope": slope,
         "residual": torch.randn(*rows, 3 if gate else 6, generator=generator),
         "in_features": 35,
         "binary_input": input == "signs",

@@ -16,9 +16,11 @@ EITHER: Refusals = {
     "weight": ({"weight_bits": torch.zeros(6, 3, 2, 2)}, TypeError, "weight_bits is torch.float32"),
     "scale": ({"scale": torch.zeros(6).int()}, TypeError, "scale is torch.int32, it must be float"),
     "bias": ({"bias": torch.zeros(6).long()}, TypeError, "bias is torch.int64, it must be float"),
+    "slope": ({"slope": torch.zeros(6).int()}, TypeError, "slope is torch.int32, it must be float"),
     "residual": ({"residual": torch.zeros(2).int()}, TypeError, "residual is torch.int32, it must"),
     "scales": ({"scale": torch.zeros(5)}, ValueError, "scale has the shape [5], weight_bits asks"),
     "biases": ({"bias": torch.zeros(6, 1)}, ValueError, "bias has the shape [6, 1], weight_bits"),
+    "slopes": ({"slope": torch.zeros(1)}, ValueError, "slope has the shape [1], weight_bits asks"),
 }
 CONVOLUTION: Refusals = {
     "x of 3 dimensions": (
@@ -116,7 +118,7 @@ def test_what_a_linear_layer_refuses(
         ops.packed_linear(**linear(**changes))
 
 
-@pytest.mark.parametrize("name", ["weight_bits", "scale", "bias", "residual"])
+@pytest.mark.parametrize("name", ["weight_bits", "scale", "bias", "slope", "residual"])
 def test_devices_may_not_differ(name: str) -> None:
     for op, keywords in ((ops.packed_conv2d, convolution()), (ops.packed_linear, linear())):
         keywords[name] = keywords[name].to("meta")
@@ -126,7 +128,7 @@ def test_devices_may_not_differ(name: str) -> None:
 
 def test_a_gate_needs_an_even_number_of_outputs() -> None:
     for op, keywords in ((ops.packed_conv2d, convolution()), (ops.packed_linear, linear())):
-        for name in ("weight_bits", "scale", "bias"):
+        for name in ("weight_bits", "scale", "bias", "slope"):
             keywords[name] = keywords[name][:5]
         with pytest.raises(ValueError, match="a gate takes an even number of outputs, not 5"):
             op(**keywords)

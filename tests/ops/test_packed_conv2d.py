@@ -49,9 +49,9 @@ def test_linear_layers_are_products_in_float64(
     rows: tuple[int, ...], input: str, gate: bool
 ) -> None:
     keywords = linear(input, rows, gate=gate)
-    x, weight, scale, bias, residual = (
+    x, weight, scale, bias, slope, residual = (
         keywords[name].double().numpy() if keywords[name].is_floating_point() else keywords[name]
-        for name in ("x", "weight_bits", "scale", "bias", "residual")
+        for name in ("x", "weight_bits", "scale", "bias", "slope", "residual")
     )
     if input == "bits":
         x = signs_of(x, 35)
@@ -60,6 +60,8 @@ def test_linear_layers_are_products_in_float64(
     z = x @ signs_of(weight, 35).T * scale + bias
     eps = 2.0**-23
     bound = 37 * eps * (abs(x).sum(-1, keepdims=True) * abs(scale) + abs(bias))
+    z = np.where(z > 0, z, slope * z)
+    bound = bound * np.maximum(1, abs(slope)) + eps * abs(z)
     if gate:
         (a, b), (bound_a, bound_b) = np.split(z, 2, axis=-1), np.split(bound, 2, axis=-1)
         z = a / (1 + np.exp(-b))
@@ -86,7 +88,7 @@ def test_a_linear_layer_keeps_the_dtype_and_takes_any_strides() -> None:
 STEPS = {
     "plain": {},
     "bits out": {"to_bits": True},
-    "all": {"has_residual": True, "gate": True, "elu": True},
+    "all": {"has_slope": True, "has_residual": True, "gate": True, "elu": True},
 }
 
 

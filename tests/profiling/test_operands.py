@@ -183,8 +183,8 @@ def test_arguments_of_a_packed_layer() -> None:
                        signs(layer.x))  # fmt: skip
     arguments = packed_arguments(layer, x, True, {"residual", "gate", "to_bits"})
     assert arguments[0] is x
-    assert arguments[4].shape == (2, 5, 5, 6)
-    assert arguments[5:] == (37, [1, 1], [1, 1], True, True, False, True)
+    assert arguments[5].shape == (2, 5, 5, 6)
+    assert arguments[6:] == (37, [1, 1], [1, 1], True, True, False, True)
 
 
 def test_cold_is_twice_the_last_level_cache(

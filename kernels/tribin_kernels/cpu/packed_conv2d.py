@@ -9,7 +9,7 @@ from tribin_kernels import reference
 from tribin_kernels.conv2d_shape import Conv2dShape
 from tribin_kernels.cpu import int8, xnor
 from tribin_kernels.cpu.native import native_library
-from tribin_kernels.reference.packed_conv2d import affine, finish, result_format
+from tribin_kernels.reference.packed_conv2d import affine, finish, prelu, result_format
 
 Route = Literal["xnor", "int8", "real"]
 
@@ -40,6 +40,7 @@ def packed_conv2d(
     weight_bits: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     residual: Tensor | None,
     channels: int,
     stride: list[int],
@@ -53,18 +54,20 @@ def packed_conv2d(
     route = choose_route(x, scale, binary_input)
     if route == "real":
         return reference.packed_conv2d(
-            x, weight_bits, scale, bias, residual, channels, stride, padding,
+            x, weight_bits, scale, bias, slope, residual, channels, stride, padding,
             binary_input, gate, elu, to_bits,
         )  # fmt: skip
     if route == "int8":
-        z = affine(_int8_product(x, weight_bits, channels, stride, padding), scale, bias)
+        product = _int8_product(x, weight_bits, channels, stride, padding)
+        z = prelu(affine(product, scale, bias), slope)
     else:  # the exponential linear unit keeps every sign; what follows a gate is left to torch
         signs = _row_bits(x)
         shape = Conv2dShape.of_bits(signs, weight_bits, channels, stride, padding)
         fused_residual, residual = (None, residual) if gate else (residual, None)
         z = xnor.conv2d_w1a1(
-            signs, weight_bits, scale, bias, fused_residual, shape, to_bits=to_bits and not gate
-        )
+            signs, weight_bits, scale, bias, slope, fused_residual, shape,
+            to_bits=to_bits and not gate,
+        )  # fmt: skip
         if z.dtype == torch.int32:
             return z
     return finish(z, residual, gate, elu, to_bits, *result_format(x, scale))

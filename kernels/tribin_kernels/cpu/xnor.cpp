@@ -69,6 +69,7 @@ struct Operands {
   const uint32_t* weights;  // [outputs, taps, words]
   const float* scale;       // [outputs]
   const float* bias;        // [outputs] or null
+  const float* slope;       // [outputs] or null
   const float* residual;    // [batch, out_height, out_width, outputs] or null
   float* y;                 // as residual, or null
   uint32_t* signs;          // [batch, out_height, out_width, ceil(outputs/32)] or null
@@ -77,7 +78,7 @@ struct Operands {
 // The weights of one block of outputs, with the outputs side by side: [taps, words, BLOCK].
 struct Tile {
   std::vector<Vector> bits;
-  float scale[BLOCK], bias[BLOCK];
+  float scale[BLOCK], bias[BLOCK], slope[BLOCK];
 
   void load(const Conv2d& shape, const Operands& data, int64_t first) {
     const int64_t row = shape.kernel_height * shape.kernel_width * shape.words;
@@ -90,8 +91,10 @@ struct Tile {
     // Of outputs that are not there the result is 0, whose sign is a bit 0.
     std::fill_n(scale, BLOCK, 0.0f);
     std::fill_n(bias, BLOCK, 0.0f);
+    std::fill_n(slope, BLOCK, 0.0f);
     std::copy_n(data.scale + first, count, scale);
     if (data.bias) std::copy_n(data.bias + first, count, bias);
+    if (data.slope) std::copy_n(data.slope + first, count, slope);
   }
 };
 
@@ -123,6 +126,8 @@ void finish(const Conv2d& shape, const Operands& data, const Tile& tile, int64_t
     const float product = int32_t(terms) - 2 * differing[i];
     y[i] = std::fma(product, tile.scale[i], tile.bias[i]);
   }
+  if (data.slope)
+    for (int i = 0; i < BLOCK; ++i) y[i] = y[i] > 0 ? y[i] : tile.slope[i] * y[i];
   if (data.residual)
     for (int64_t i = 0; i < count; ++i) y[i] += data.residual[at + i];
   if (data.y) std::copy_n(y, count, data.y + at);
@@ -196,9 +201,9 @@ void compute_line(const Conv2d& shape, const Operands& data, const Tile& tile, i
 extern "C" {
 
 void tribin_conv2d_w1a1(const Conv2d* shape, const uint32_t* x, const uint32_t* weights,
-                        const float* scale, const float* bias, const float* residual, float* y,
-                        uint32_t* signs) {
-  const Operands data{x, weights, scale, bias, residual, y, signs};
+                        const float* scale, const float* bias, const float* slope,
+                        const float* residual, float* y, uint32_t* signs) {
+  const Operands data{x, weights, scale, bias, slope, residual, y, signs};
   const int64_t blocks = (shape->outputs + BLOCK - 1) / BLOCK;
   const int64_t lines = shape->batch * shape->out_height;
   const int64_t pieces = (shape->out_width + PIECE - 1) / PIECE;

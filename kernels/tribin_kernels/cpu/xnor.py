@@ -35,18 +35,20 @@ def conv2d_w1a1(
     weight_bits: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     residual: Tensor | None,
     shape: Conv2dShape,
     *,
     to_bits: bool,
 ) -> Tensor:
-    """conv2d(x, W)·scale + bias + residual of ±1 with ±1.
+    """prelu(conv2d(x, W)·scale + bias) + residual of ±1 with ±1.
 
     Args:
         signs_in: row bits of x, int32 [N, H, W, ceil(C/32)].
         weight_bits: row bits of W, int32 [out, kh, kw, ceil(C/32)].
         scale: [out].
         bias: [out].
+        slope: [out].
         residual: [N, out, H', W'].
         shape: the convolution.
         to_bits: return the row bits of the result's signs.
@@ -60,7 +62,7 @@ def conv2d_w1a1(
     if residual is not None:
         residual = residual.permute(0, 2, 3, 1)
     bits = [t.contiguous() for t in (signs_in, weight_bits)]
-    reals = [t if t is None else t.float().contiguous() for t in (scale, bias, residual)]
+    reals = [t if t is None else t.float().contiguous() for t in (scale, bias, slope, residual)]
     outputs = (None, result) if to_bits else (result, None)
     _library().tribin_conv2d_w1a1(
         ctypes.byref(_Conv2d(*_sizes(shape))), *map(_pointer, (*bits, *reals, *outputs))

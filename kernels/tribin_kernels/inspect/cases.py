@@ -93,7 +93,7 @@ def _packed_conv2d(operands: Operands, option: str) -> Call:
 
     def call() -> Tensor:
         return packed_conv2d(
-            x, weight_bits, gain, bias, residual[:, :results] if "residual" in then else None,
+            x, weight_bits, gain, bias, None, residual[:, :results] if "residual" in then else None,
             shape.channels, list(shape.stride), list(shape.padding), goes_in == "signs",
             "gate" in then, False, "bits" in then,
         )  # fmt: skip
@@ -180,6 +180,7 @@ CASES = [
         "bit_mma", _bit_mma, bit_mma.BitMmaConfig,
         "resnet 3x3, bf16",
         "resnet 3x3, bf16, residual",
+        "resnet 3x3, bf16, slope and residual",
         "resnet 5x5, bf16",
         "flow++ 3x3, fp16, elu",
         "flow++ 1x1, fp32, gate",
@@ -189,6 +190,7 @@ CASES = [
         "int8_mma", _int8_mma, int8_mma.Int8MmaConfig,
         "resnet 3x3, bf16",
         "resnet 3x3, bf16, residual",
+        "resnet 3x3, bf16, slope and residual",
         "flow++ 3x3, fp16, elu",
         "flow++ 1x1, fp32, gate",
         "linear 8192, bf16",

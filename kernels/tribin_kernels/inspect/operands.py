@@ -63,6 +63,8 @@ class Operands:
         """The epilogue that a case names, or one that does nothing."""
         if name == "residual":
             return Epilogue(residual=self.output(), signs=True, mask=True)
+        if name == "slope and residual":
+            return Epilogue(slope=self.gain(), residual=self.output())
         return Epilogue(elu=name == "elu", gate=name == "gate")
 
     def _images(self, channels: int, size: tuple[int, int]) -> Tensor:

@@ -14,6 +14,7 @@ def packed_conv2d(
     weight_bits: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     residual: Tensor | None,
     channels: int,
     stride: list[int],
@@ -23,7 +24,7 @@ def packed_conv2d(
     elu: bool,
     to_bits: bool,
 ) -> Tensor:
-    """y = elu(gate(conv2d(x, W)·scale + bias) + residual), each step where asked.
+    """y = elu(gate(prelu(conv2d(x, W)·scale + bias)) + residual), each step where asked.
 
     It is computed in float32, in float64 where x is, and rounded at the end.
 
@@ -32,6 +33,7 @@ def packed_conv2d(
         weight_bits: row bits along the channels of each tap, int32 [out, kh, kw, ceil(C/32)].
         scale: [out].
         bias: [out].
+        slope: [out], z where z > 0, else slope·z.
         residual: of y's shape.
         channels: C.
         stride: vertical and horizontal.
@@ -55,7 +57,8 @@ def packed_conv2d(
     weight = weight.contiguous(memory_format=form)  # which decides the order of sums
     with torch.autocast(x.device.type, enabled=False):
         product = F.conv2d(x, weight, None, stride, padding)
-    return finish(affine(product, scale, bias), residual, gate, elu, to_bits, dtype, form)
+    z = prelu(affine(product, scale, bias), slope)
+    return finish(z, residual, gate, elu, to_bits, dtype, form)
 
 
 def result_format(x: Tensor, scale: Tensor) -> tuple[torch.dtype, torch.memory_format]:
@@ -73,6 +76,13 @@ def affine(product: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return torch.addcmul(bias.to(product.dtype).view(-1, 1, 1), product, scale)
 
 
+def prelu(z: Tensor, slope: Tensor | None) -> Tensor:
+    """Z where z > 0, else slope·z, per channel; `F.prelu`, but autocast doesn't lower it."""
+    if slope is None:
+        return z
+    return torch.where(z > 0, z, z * slope.to(z.dtype).view(-1, 1, 1))
+
+
 def finish(
     z: Tensor,
     residual: Tensor | None,
@@ -82,7 +92,7 @@ def finish(
     dtype: torch.dtype,
     form: torch.memory_format,
 ) -> Tensor:
-    """What follows the affine map; the arguments are those of `packed_conv2d`."""
+    """What follows the PReLU; the arguments are those of `packed_conv2d`."""
     z = z.contiguous(memory_format=form)  # torch's exponentials round by the place in memory
     if gate:
         a, b = z.chunk(2, dim=1)

@@ -26,12 +26,13 @@ def packed_conv2d(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     binary_input: bool = False,
+    slope: Tensor | None = None,
     gate: bool = False,
     residual: Tensor | None = None,
     elu: bool = False,
     to_bits: bool = False,
 ) -> Tensor:
-    """y = elu(gate(conv2d(x, W)·scale + bias) + residual), each step where asked; no gradient.
+    """y = elu(gate(prelu(conv2d(x, W)·scale + bias)) + residual), each where asked; no gradient.
 
     Args:
         x: [N, C, H, W], floating point, or the row bits of its signs, int32 [N, H, W, ceil(C/32)].
@@ -43,6 +44,7 @@ def packed_conv2d(
         stride: vertical and horizontal.
         padding: rows and columns of zeros on each side, with binary input too.
         binary_input: take the signs of x; bits always are.
+        slope: [out]: z where z > 0, else slope·z (He et al., 2015).
         gate: a·sigmoid(b) of the two halves of the outputs; y has half as many channels.
         residual: floating point, of y's shape.
         elu: the exponential linear unit.
@@ -58,7 +60,7 @@ def packed_conv2d(
             on different devices.
     """
     op = "packed_conv2d"
-    _check_operands(op, x, weight_bits, scale, bias, residual, gate)
+    _check_operands(op, x, weight_bits, scale, bias, slope, residual, gate)
     channels = _row_length(op, "channels", channels, x, ("N",), ("H", "W"))
     words = reference.words_per_row(channels)
     _check_form(op, "weight_bits", weight_bits, ("out", "kh", "kw", words))
@@ -69,7 +71,7 @@ def packed_conv2d(
         size = output_size(image, kernel, strides, paddings)
         _check_form(op, "residual", residual, (x.shape[0], _results(weight_bits, gate), *size))
     y: Tensor = _packed_conv2d(
-        x, weight_bits, scale, bias, residual, channels, strides, paddings,
+        x, weight_bits, scale, bias, slope, residual, channels, strides, paddings,
         binary_input, gate, elu, to_bits,
     )  # fmt: skip
     return y
@@ -84,18 +86,19 @@ def packed_linear(
     *,
     in_features: int | None = None,
     binary_input: bool = False,
+    slope: Tensor | None = None,
     gate: bool = False,
     residual: Tensor | None = None,
     elu: bool = False,
     to_bits: bool = False,
 ) -> Tensor:
-    """y = elu(gate(x·Wᵀ·scale + bias) + residual), each step where asked; no gradient.
+    """y = elu(gate(prelu(x·Wᵀ·scale + bias)) + residual), each step where asked; no gradient.
 
     Args:
         x: [..., K], floating point, or the row bits of its signs, int32 [..., ceil(K/32)].
         weight_bits: W as row bits, int32 [out, ceil(K/32)].
         in_features: K, needed where x is bits.
-        scale, bias, binary_input, gate, residual, elu, to_bits: as in `packed_conv2d`; the
+        scale, bias, binary_input, slope, gate, residual, elu, to_bits: as in `packed_conv2d`; the
             residual is [..., results].
 
     Returns:
@@ -106,7 +109,7 @@ def packed_linear(
         TypeError, ValueError: as `packed_conv2d`, of which it is the case of one pixel and tap.
     """
     op = "packed_linear"
-    _check_operands(op, x, weight_bits, scale, bias, residual, gate)
+    _check_operands(op, x, weight_bits, scale, bias, slope, residual, gate)
     rows = x.shape[:-1]
     length = _row_length(op, "in_features", in_features, x, rows, ())
     words = reference.words_per_row(length)
@@ -116,7 +119,7 @@ def packed_linear(
         residual = residual.reshape(-1, residual.shape[-1], 1, 1)
     x = x.reshape((-1, 1, 1, words) if x.dtype == torch.int32 else (-1, length, 1, 1))
     y: Tensor = _packed_conv2d(
-        x, weight_bits[:, None, None], scale, bias, residual, length, [1, 1], [0, 0],
+        x, weight_bits[:, None, None], scale, bias, slope, residual, length, [1, 1], [0, 0],
         binary_input, gate, elu, to_bits,
     )  # fmt: skip
     return y.reshape(*rows, y.shape[-1] if to_bits else y.shape[1])
@@ -128,6 +131,7 @@ def _check_operands(
     weight_bits: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     residual: Tensor | None,
     gate: bool,
 ) -> None:
@@ -136,9 +140,10 @@ def _check_operands(
         raise TypeError(f"{op}: weight_bits is {weight_bits.dtype}, row bits are torch.int32")
     if x.dtype != torch.int32 and not x.is_floating_point():
         raise TypeError(f"{op}: x is {x.dtype}, it must be floating point, or row bits in int32")
-    check_floating(op, scale=scale, bias=bias, residual=residual)
-    check_same_device(op, x, weight_bits=weight_bits, scale=scale, bias=bias, residual=residual)
-    check_per_output(op, "weight_bits", weight_bits, scale=scale, bias=bias)
+    per_output = {"scale": scale, "bias": bias, "slope": slope}
+    check_floating(op, **per_output, residual=residual)
+    check_same_device(op, x, weight_bits=weight_bits, **per_output, residual=residual)
+    check_per_output(op, "weight_bits", weight_bits, **per_output)
     if gate and len(weight_bits) % 2:
         raise ValueError(f"{op}: a gate takes an even number of outputs, not {len(weight_bits)}")
 
@@ -176,6 +181,7 @@ def _fake(
     weight_bits: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     residual: Tensor | None,
     channels: int,
     stride: list[int],
@@ -196,9 +202,9 @@ def _fake(
 
 
 _packed_conv2d = register_op(
-    "packed_conv2d(Tensor x, Tensor weight_bits, Tensor scale, Tensor? bias, Tensor? residual, "
-    "SymInt channels, SymInt[2] stride, SymInt[2] padding, bool binary_input, bool gate, bool elu, "
-    "bool to_bits) -> Tensor",
+    "packed_conv2d(Tensor x, Tensor weight_bits, Tensor scale, Tensor? bias, Tensor? slope, "
+    "Tensor? residual, SymInt channels, SymInt[2] stride, SymInt[2] padding, bool binary_input, "
+    "bool gate, bool elu, bool to_bits) -> Tensor",
     cpu.packed_conv2d,
     _fake,
     kernels="tribin_kernels.packed_conv2d",

@@ -52,8 +52,8 @@ def packed_arguments(
     """
     weight_bits = reference.pack_signs(layer.latent_weight.permute(0, 2, 3, 1))
     return (
-        x, weight_bits, torch.full_like(layer.gain, SCALE), layer.bias, residual(layer, options),
-        layer.latent_weight.shape[1], *layer.geometry, binary_input,
+        x, weight_bits, torch.full_like(layer.gain, SCALE), layer.bias, None,
+        residual(layer, options), layer.latent_weight.shape[1], *layer.geometry, binary_input,
         "gate" in options, "elu" in options, "to_bits" in options,
     )  # fmt: skip
 
