@@ -9,12 +9,19 @@ from tests.models.small_flowpp import W1A1, W1A32, W32A32
 from torch import Tensor, nn
 
 from tribin.models import FlowPP, FlowPPConfig, GenerativeModel, ResNetVAE, ResNetVAEConfig
-from tribin.nn import BinaryConv2d, BinaryLinear, WeightNormLinear, initialize_from_data
+from tribin.nn import (
+    BinaryConv2d,
+    BinaryLinear,
+    WeightNormLinear,
+    Wiring,
+    initialize_from_data,
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 
 SHAPE, LEVELS = (1, 4, 8), 17
 ALL_W1A1, ALL_W1A32 = (replace(precision, layers="all") for precision in (W1A1, W1A32))
+WIRED = Wiring(shortcut="conv", prelu=True)
 VAE = {"width": 40, "latent_layers": 2, "latent_channels": 2, "extra_blocks": 1}
 FLOW = {"width": 40, "blocks": 1, "dequantization_blocks": 2, "mixture_components": 3}
 CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
@@ -22,11 +29,18 @@ CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
     "vae W1A32 elu": ResNetVAEConfig(precision=W1A32, **VAE),
     "vae W1A32 tanh": ResNetVAEConfig(precision=W1A32, activation="tanh", **VAE),
     "vae W1A1": ResNetVAEConfig(precision=W1A1, **VAE),
+    "vae W1A1 wired": ResNetVAEConfig(precision=W1A1, wiring=WIRED, **VAE),
+    "vae W1A32 wired": ResNetVAEConfig(precision=W1A32, wiring=WIRED, **VAE),
+    "vae W1A1 prelu": ResNetVAEConfig(precision=W1A1, wiring=Wiring(prelu=True), **VAE),
+    "vae W1A32 prelu": ResNetVAEConfig(precision=W1A32, wiring=Wiring(prelu=True), **VAE),
+    "vae W32A32 wired": ResNetVAEConfig(precision=W32A32, wiring=WIRED, **VAE),
     "vae W1A1 all layers": ResNetVAEConfig(precision=ALL_W1A1, **VAE),
     "vae without residual layers": ResNetVAEConfig(residual=False, **VAE),
     "flow W32A32": FlowPPConfig(precision=W32A32, **FLOW),
     "flow W1A32": FlowPPConfig(precision=W1A32, dropout=0.2, **FLOW),
     "flow W1A1": FlowPPConfig(precision=W1A1, dropout=0.2, **FLOW),
+    "flow W1A1 wired": FlowPPConfig(precision=W1A1, wiring=WIRED, **FLOW),
+    "flow W1A32 wired": FlowPPConfig(precision=W1A32, wiring=WIRED, **FLOW),
     "flow W1A32 all layers": FlowPPConfig(precision=ALL_W1A32, **FLOW),
     "flow without residual layers": FlowPPConfig(residual=False, **FLOW),
 }

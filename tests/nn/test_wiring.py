@@ -1,70 +1,77 @@
-"""Each switch of a block's wiring, at its neutral setting, gives the plain block bit for bit."""
+"""Shortcuts and PReLUs of residual blocks."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tribin.nn import BinaryConv2d, GatedBlock, Precision, ResidualBlock, Wiring
-from tribin.nn.wiring import RPReLU, Threshold, ThresholdPair
 
-NEUTRAL = {
-    "threshold": Wiring(threshold="learned"),
-    "inside": Wiring(after="inside", slope=1.0),
-    "outside": Wiring(after="outside", slope=1.0),
-}
+PRECISIONS = [Precision(32, 32), Precision(1, 32), Precision(1, 1)]
+FULL = Wiring(shortcut="conv", prelu=True)
 
 
-def outcome(make: type[ResidualBlock] | type[GatedBlock], wiring: Wiring) -> list[Tensor]:
+def residual_block(precision: Precision, wiring: Wiring) -> ResidualBlock:
     torch.manual_seed(0)
-    others = (3, Precision(1, 1), "elu") if make is ResidualBlock else (Precision(1, 1),)
-    block = make(8, *others, wiring=wiring)
-    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    return ResidualBlock(8, 3, precision, "elu", wiring)
+
+
+def gated_block(precision: Precision, wiring: Wiring) -> GatedBlock:
+    torch.manual_seed(0)
+    return GatedBlock(8, precision, wiring=wiring)
+
+
+def slopes(block: nn.Module, value: float) -> None:
+    for module in block.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.constant_(module.weight, value)
+
+
+def outcome(block: nn.Module) -> list[Tensor]:
+    """The output, and the gradients for the input and all binary weights."""
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
     y = block(x)
     y.square().sum().backward()
     weights = [m.latent_weight.grad for m in block.modules() if isinstance(m, BinaryConv2d)]
     return [y, x.grad, *weights]
 
 
-@pytest.mark.parametrize("make", [ResidualBlock, GatedBlock])
-@pytest.mark.parametrize("name", NEUTRAL)
-def test_neutral_settings_give_the_plain_block(make: type, name: str) -> None:
-    for ours, plain in zip(outcome(make, NEUTRAL[name]), outcome(make, Wiring()), strict=True):
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("make", [residual_block, gated_block])
+def test_slopes_of_1_give_the_plain_block(make, precision: Precision) -> None:
+    block = make(precision, Wiring(prelu=True))
+    slopes(block, 1.0)
+    for ours, plain in zip(outcome(block), outcome(make(precision, Wiring())), strict=True):
         assert torch.equal(ours, plain)
 
 
-def test_thresholds_start_at_their_share_of_the_standard_deviation() -> None:
-    x = 3 * torch.randn(16, 4, 8, 8) + 1
-    for layer, copies in ((Threshold(4, 0.5), 1), (ThresholdPair(4, 0.5), 2)):
-        with torch.no_grad():
-            layer.initialize(x)
-        expected = 0.5 * x.std((0, 2, 3)).repeat(copies)
-        torch.testing.assert_close(layer.threshold.detach(), expected)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+def test_a_residual_block_with_both(precision: Precision) -> None:
+    block = residual_block(precision, FULL)
+    slopes(block, 0.5)
+    x = torch.randn(2, 8, 6, 6)
+    a = (lambda x: x) if precision.activations == 1 else F.elu
+    hidden = x + F.leaky_relu(block.first(a(x)), 0.5)
+    assert torch.equal(block(x), hidden + F.leaky_relu(block.second(a(hidden)), 0.5))
 
 
-def test_rprelu_is_piecewise_linear() -> None:
-    layer = RPReLU(1, 0.25)
-    with torch.no_grad():
-        layer.move_in.fill_(1.0)
-        layer.move_out.fill_(3.0)
-    x = torch.tensor([-3.0, 1.0, 2.0]).view(3, 1, 1, 1)
-    assert layer(x).flatten().tolist() == [2.0, 3.0, 4.0]
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+def test_a_gated_block_with_both(precision: Precision) -> None:
+    block = gated_block(precision, FULL)
+    slopes(block, 0.5)
+    x = torch.randn(2, 8, 6, 6)
+
+    def both(x: Tensor) -> Tensor:
+        x = torch.cat((x, -x), 1)
+        return x if precision.activations == 1 else F.elu(x)
+
+    hidden = x + F.leaky_relu(block.conv(both(x)), 0.5)
+    a, b = block.gate(both(hidden)).chunk(2, 1)
+    assert torch.equal(block(x), hidden + a * b.sigmoid())
 
 
-def test_a_dynamic_scale_multiplies_by_the_filtered_magnitude_of_the_input() -> None:
-    torch.manual_seed(0)
-    plain = BinaryConv2d(5, 4, 3, padding=1, binary_input=True)
-    scaled = BinaryConv2d(5, 4, 3, padding=1, binary_input=True, dynamic_scale=True)
-    scaled.load_state_dict(plain.state_dict(), strict=False)
-    x = torch.randn(2, 5, 6, 6)
-    magnitude = torch.nn.functional.avg_pool2d(x.abs().mean(1, keepdim=True), 3, 1, 1)
-    torch.testing.assert_close(scaled(x), plain(x) * magnitude)
-
-
-def test_real_weights_are_those_of_weight_normalization() -> None:
-    torch.manual_seed(0)
-    layer = BinaryConv2d(5, 4, 3, padding=1, binary_input=True)
-    layer.real_weight = True
-    x = torch.randn(2, 5, 6, 6)
-    weight = torch.nn.functional.normalize(layer.latent_weight.flatten(1)).view(4, 5, 3, 3)
-    signs = torch.where(x < 0, -1.0, 1.0)
-    torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(signs, weight, padding=1))
+def test_only_what_is_asked_for_has_parameters() -> None:
+    plain, full = (
+        dict(residual_block(PRECISIONS[2], w).named_parameters()) for w in (Wiring(), FULL)
+    )
+    assert set(full) - set(plain) == {"first_prelu.weight", "second_prelu.weight"}

@@ -40,7 +40,6 @@ def test_defaults():
         },
         "optimizer": {
             "learning_rate": 0.002,
-            "latent_learning_rate": None,
             "betas": (0.9, 0.999),
             "epsilon": 1e-8,
             "schedule": "exponential",
@@ -54,9 +53,6 @@ def test_defaults():
             "batch_size": 128,
             "accumulation": 1,
             "initialization_images": 256,
-            "teacher": None,
-            "teacher_weight": 0.1,
-            "real_weights_share": 0.0,
             "autocast": "none",
             "compile": False,
             "gradient_compression": "none",

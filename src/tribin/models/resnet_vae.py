@@ -43,10 +43,6 @@ class ResNetVAEConfig:
     wiring: Wiring = field(
         default_factory=Wiring, metadata={"description": "of the residual layers"}
     )
-    extra_kernel_size: int = field(
-        default=5,
-        metadata={"ge": 1, "description": "of the blocks after the stem and before the head"},
-    )
     residual: bool = field(
         default=True, metadata={"description": "false: the baseline without residual layers"}
     )
@@ -88,9 +84,9 @@ class ResNetVAE(GenerativeModel):
             )
         self.config = config
         self.stem = outer_conv2d(channels, config.width, 5, config.precision, stride=2)
-        self.stem_blocks = _blocks(config, config.extra_blocks, config.extra_kernel_size)
+        self.stem_blocks = _blocks(config, config.extra_blocks, kernel_size=5)
         self.latent_layers = nn.ModuleList(LatentLayer(config) for _ in range(config.latent_layers))
-        self.head_blocks = _blocks(config, config.extra_blocks, config.extra_kernel_size)
+        self.head_blocks = _blocks(config, config.extra_blocks, kernel_size=5)
         self.head = outer_upsampling_conv2d(
             config.width, channels, 5, config.precision, init_std=0.1
         )

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -14,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 from tribin import ops
 from tribin.errors import InputError
 from tribin.nn.normalized_layer import WEIGHT_STD, NormalizedLayer
-from tribin.ops.signs import sign_activation
 
 
 class BinaryLinear(NormalizedLayer):
@@ -62,29 +59,14 @@ class BinaryConv2d(NormalizedLayer):
         bias: bool = True,
         binary_input: bool = False,
         init_std: float = 1.0,
-        dynamic_scale: bool = False,
     ) -> None:
         super().__init__(out_channels, init_std, bias=bias)
         self.stride, self.padding = stride, padding
-        self.real_weight = False
-        self.scale_filter = nn.Parameter(torch.full((1, 1, 3, 3), 1 / 9)) if dynamic_scale else None
         self.binary_input = binary_input
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         self.latent_weight = nn.Parameter(_initial_weight(out_channels, in_channels, *kernel))
 
     def transform(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
-        if self.scale_filter is not None:
-            magnitude = F.conv2d(x.abs().mean(1, keepdim=True), self.scale_filter, padding=1)
-            y = self._product(x, gain, None) * magnitude
-            return y if bias is None else y + rearrange(bias, "o -> o 1 1")
-        return self._product(x, gain, bias)
-
-    def _product(self, x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
-        if self.real_weight:
-            norm = reduce(self.latent_weight.square(), "o i h w -> o", "sum").sqrt()
-            weight = self.latent_weight * rearrange(gain / norm, "o -> o 1 1 1")
-            signs = sign_activation(x) if self.binary_input else x
-            return F.conv2d(signs, weight, bias, self.stride, self.padding)
         return ops.binary_conv2d(
             x,
             self.latent_weight,

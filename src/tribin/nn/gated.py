@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tribin.nn.precision import Precision
-from tribin.nn.residual import PLAIN, residual_conv2d
-from tribin.nn.wiring import ThresholdPair, Wiring, after
+from tribin.nn.residual import after, prelu, residual_conv2d
+from tribin.nn.wiring import PAPER, Wiring
 from tribin.sharding import Dropout
 
 
@@ -14,7 +14,8 @@ class GatedBlock(nn.Module):
     """x + a·sigmoid(b), (a, b) = gate(f(conv(f(x)) + project(f(context)))) (Ho et al., 2019).
 
     x and the result are [N, width, H, W]; f(x) concatenates the activations of x and −x. With
-    binary activations these are signs, which the binary convolutions take themselves.
+    binary activations these are signs, which the binary convolutions take themselves. With a
+    shortcut around each convolution, the conv's result is added to x before the gate reads it.
 
     Args:
         width: channels.
@@ -22,6 +23,7 @@ class GatedBlock(nn.Module):
         context_channels: of the context [N, context_channels, H, W], 0 where there is none.
         gate_kernel_size: odd, of the convolution that makes a and b.
         dropout: share of f that is dropped before the gate, in training.
+        wiring: shortcuts, and a PReLU after conv.
     """
 
     def __init__(
@@ -32,45 +34,33 @@ class GatedBlock(nn.Module):
         context_channels: int = 0,
         gate_kernel_size: int = 1,
         dropout: float = 0.0,
-        wiring: Wiring = PLAIN,
+        wiring: Wiring = PAPER,
     ) -> None:
         super().__init__()
-        dynamic = wiring.dynamic_scale
-        self.wiring = wiring
         self.binary_activations = precision.activations == 1
-        self.conv = residual_conv2d(
-            2 * width, width, 3, precision, init_std=wiring.first_std / 10, dynamic_scale=dynamic
-        )
+        self.conv = residual_conv2d(2 * width, width, 3, precision, init_std=0.1)
+        self.prelu = prelu(width, wiring)
         self.project = (
             residual_conv2d(2 * context_channels, width, 1, precision, init_std=1.0)
             if context_channels
             else None
         )
         self.dropout = Dropout(dropout)
-        self.gate = residual_conv2d(
-            2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1, dynamic_scale=dynamic
-        )
-        pairs = wiring.threshold != "none" and precision.activations == 1
-        self.thresholds = nn.ModuleList(
-            ThresholdPair(width, wiring.threshold_start) if pairs else nn.Identity()
-            for _ in range(2)
-        )
-        self.after = after(width, wiring)
+        self.gate = residual_conv2d(2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1)
+        self.shortcut = wiring.shortcut
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""
-        hidden = self.after(self.conv(self._activate(x, self.thresholds[0])))
-        if self.wiring.shortcut == "conv":
-            hidden = x = x + hidden
+        hidden = after(self.prelu, self.conv(self._activate(x)))
+        if self.shortcut == "conv":
+            x = hidden = x + hidden
         if self.project is not None:
             if context is None:
                 raise TypeError("this block projects a context, and was given none")
             hidden = hidden + self.project(self._activate(context))
-        a, b = self.gate(self.dropout(self._activate(hidden, self.thresholds[1]))).chunk(2, dim=1)
+        a, b = self.gate(self.dropout(self._activate(hidden))).chunk(2, dim=1)
         return x + a * b.sigmoid()
 
-    def _activate(self, x: Tensor, thresholds: nn.Module | None = None) -> Tensor:
-        if isinstance(thresholds, ThresholdPair):
-            return thresholds(x)
+    def _activate(self, x: Tensor) -> Tensor:
         both = torch.cat((x, -x), dim=1)
         return both if self.binary_activations else F.elu(both)

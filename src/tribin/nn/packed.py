@@ -68,11 +68,13 @@ class PackedConv2d(nn.Module):
         stride: vertical and horizontal, or one number for both, as is the next.
         padding: zeros on each side.
         binary_input: whether the layer takes the signs of its input.
+        slope: [out], of a PReLU that follows, or None.
     """
 
     weight_bits: Tensor
     scale: Tensor
     bias: Tensor | None
+    slope: Tensor | None
 
     def __init__(
         self,
@@ -84,9 +86,11 @@ class PackedConv2d(nn.Module):
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] = 0,
         binary_input: bool = False,
+        slope: Tensor | None = None,
     ) -> None:
         super().__init__()
         _register(self, weight_bits, scale, bias)
+        self.register_buffer("slope", slope)
         self.in_channels = in_channels
         self.stride, self.padding = _pair(stride), _pair(padding)
         self.binary_input = binary_input
@@ -108,6 +112,7 @@ class PackedConv2d(nn.Module):
             stride=self.stride,
             padding=self.padding,
             binary_input=self.binary_input,
+            slope=self.slope,
             **epilogue,
         )
 

@@ -12,24 +12,34 @@ from tribin.nn.packed import PackedConv2d
 class PackedResidualBlock(nn.Module):
     """x + second(a(first(a(x)))), [N, width, H, W] to the same shape (Bird et al., 2021).
 
-    With binary activations, bits are all that passes from the first convolution to the second.
+    With binary activations, bits are all that passes from the first convolution to the second,
+    unless a shortcut goes around each of them.
 
     Args:
-        first: the first convolution.
+        first: the first convolution, with the slopes of its PReLU.
         second: the second one.
         activation: a, where activations are real.
+        shortcut: ``"block"`` or ``"conv"``: what a skip goes around.
     """
 
     def __init__(
-        self, first: PackedConv2d, second: PackedConv2d, activation: Callable[[Tensor], Tensor]
+        self,
+        first: PackedConv2d,
+        second: PackedConv2d,
+        activation: Callable[[Tensor], Tensor],
+        shortcut: str = "block",
     ) -> None:
         super().__init__()
         self.first, self.second = first, second
         self.activation = activation
+        self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        if self.second.binary_input:
+        if self.shortcut == "conv":
+            x = hidden = self.first(self._activate(x), residual=x)
+            hidden = self._activate(hidden)
+        elif self.second.binary_input:
             hidden = self.first(x, to_bits=True)
         elif self.activation is F.elu:
             hidden = self.first(F.elu(x), elu=True)
@@ -38,6 +48,9 @@ class PackedResidualBlock(nn.Module):
         y: Tensor = self.second(hidden, residual=x)
         return y
 
+    def _activate(self, x: Tensor) -> Tensor:
+        return x if self.second.binary_input else self.activation(x)
+
 
 class PackedGatedBlock(nn.Module):
     """x + a·sigmoid(b), the map of `GatedBlock` in inference (Ho et al., 2019).
@@ -45,20 +58,29 @@ class PackedGatedBlock(nn.Module):
     x and the result are [N, width, H, W].
 
     Args:
-        conv: the first convolution.
+        conv: the first convolution, with the slopes of its PReLU.
         project: of the context, or None.
         gate: the convolution that makes a and b.
+        shortcut: ``"block"`` or ``"conv"``: what a skip goes around.
     """
 
     def __init__(
-        self, conv: PackedConv2d, project: PackedConv2d | None, gate: PackedConv2d
+        self,
+        conv: PackedConv2d,
+        project: PackedConv2d | None,
+        gate: PackedConv2d,
+        shortcut: str = "block",
     ) -> None:
         super().__init__()
+        self.shortcut = shortcut
         self.conv, self.project, self.gate = conv, project, gate
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""
-        hidden = self.conv(self._activate(x))
+        if self.shortcut == "conv":
+            x = hidden = self.conv(self._activate(x), residual=x)
+        else:
+            hidden = self.conv(self._activate(x))
         if self.project is not None:
             if context is None:
                 raise TypeError("this block projects a context, and was given none")

@@ -127,24 +127,29 @@ def _row_bits(latent_weight: Tensor) -> Tensor:
 
 @packed_twin.register
 def _(block: ResidualBlock) -> nn.Module | None:
-    first, second = _packed_conv2d(block.first), _packed_conv2d(block.second)
+    first = _packed_conv2d(block.first, block.first_prelu)
+    second = _packed_conv2d(block.second, block.second_prelu)
     if first is None or second is None:
         return None
-    return PackedResidualBlock(first, second, ACTIVATIONS[block.activation])
+    return PackedResidualBlock(first, second, ACTIVATIONS[block.activation], block.shortcut)
 
 
 @packed_twin.register
 def _(block: GatedBlock) -> nn.Module | None:
-    conv, gate = _packed_conv2d(block.conv), _packed_conv2d(block.gate)
+    conv, gate = _packed_conv2d(block.conv, block.prelu), _packed_conv2d(block.gate)
     project = None if block.project is None else _packed_conv2d(block.project)
     if conv is None or gate is None or (project is None) != (block.project is None):
         return None
-    return PackedGatedBlock(conv, project, gate)
+    return PackedGatedBlock(conv, project, gate, block.shortcut)
 
 
-def _packed_conv2d(layer: nn.Module) -> PackedConv2d | None:
+def _packed_conv2d(layer: nn.Module, prelu: nn.PReLU | None = None) -> PackedConv2d | None:
     twin = copy.deepcopy(layer) if isinstance(layer, PackedConv2d) else _twin(layer)
-    return twin if isinstance(twin, PackedConv2d) else None
+    if not isinstance(twin, PackedConv2d):
+        return None
+    if prelu is not None:
+        twin.slope = prelu.weight.detach().clone()
+    return twin
 
 
 @packed_twin.register

@@ -11,9 +11,9 @@ from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.other_norms import BatchNormBinaryConv2d, WeightNormBinaryConv2d
 from tribin.nn.precision import Normalization, Precision
 from tribin.nn.weight_norm import WeightNormConv2d
-from tribin.nn.wiring import Threshold, Wiring, after
+from tribin.nn.wiring import PAPER, Wiring
 
-PLAIN = Wiring()
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
 
 NORMALIZATIONS: dict[Normalization, type[BinaryConv2d]] = {
     "binary_weight_norm": BinaryConv2d,
@@ -21,20 +21,21 @@ NORMALIZATIONS: dict[Normalization, type[BinaryConv2d]] = {
     "batch_norm": BatchNormBinaryConv2d,
 }
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
-
 
 class ResidualBlock(nn.Module):
     """x + conv(a(conv(a(x)))), [N, width, H, W] to the same shape (Bird et al., 2021).
 
-    Data-dependent initialization makes the block the identity. With binary activations a is the
-    sign, which the binary convolutions take themselves.
+    With a shortcut around each convolution, h + p(conv(a(h))) with h = x + p(conv(a(x))) (Liu et
+    al., 2018), where p is a PReLU, if there is one, or nothing. Data-dependent initialization makes
+    the block the identity, or, with the shortcuts, its second half. With binary activations a is
+    the sign, which the binary convolutions take themselves.
 
     Args:
         width: channels.
         kernel_size: odd, of both convolutions.
-        precision: of the two convolutions; the skip is always real.
+        precision: of the two convolutions; skips are always real.
         activation: ``"elu"`` or ``"tanh"``, for real activations.
+        wiring: shortcuts, and PReLUs after the convolutions.
     """
 
     def __init__(
@@ -43,54 +44,39 @@ class ResidualBlock(nn.Module):
         kernel_size: int,
         precision: Precision,
         activation: str,
-        wiring: Wiring = PLAIN,
+        wiring: Wiring = PAPER,
     ) -> None:
         super().__init__()
-        dynamic = wiring.dynamic_scale
-        self.first = residual_conv2d(
-            width, width, kernel_size, precision, init_std=wiring.first_std, dynamic_scale=dynamic
-        )
-        self.second = residual_conv2d(
-            width, width, kernel_size, precision, init_std=0.0, dynamic_scale=dynamic
-        )
-        self.wiring = wiring
-        if wiring.threshold != "none" and precision.activations == 1:
-            self.thresholds = nn.ModuleList(
-                Threshold(width, wiring.threshold_start) for _ in range(2)
-            )
-        else:
-            self.thresholds = nn.ModuleList(nn.Identity() for _ in range(2))
-        self.after = nn.ModuleList(after(width, wiring) for _ in range(2))
+        self.first = residual_conv2d(width, width, kernel_size, precision, init_std=1.0)
+        self.second = residual_conv2d(width, width, kernel_size, precision, init_std=0.0)
+        self.first_prelu, self.second_prelu = (prelu(width, wiring) for _ in range(2))
         self.binary_activations = precision.activations == 1
         self.activation = activation
+        self.shortcut = wiring.shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        hidden = self.first(self._activate(self.thresholds[0](x)))
-        if self.wiring.shortcut == "conv":
-            hidden = self._join(x, hidden, self.after[0])
-        else:
-            x, hidden = x, self.after[0](hidden)
-            y = self.second(self._activate(self.thresholds[1](hidden)))
-            return self._join(x, y, self.after[1])
-        y = self.second(self._activate(self.thresholds[1](hidden)))
-        return self._join(hidden, y, self.after[1])
-
-    def _join(self, x: Tensor, y: Tensor, after: nn.Module) -> Tensor:
-        return after(x + y) if self.wiring.after == "outside" else x + after(y)
+        hidden = after(self.first_prelu, self.first(self._activate(x)))
+        if self.shortcut == "conv":
+            x = hidden = x + hidden
+        return x + after(self.second_prelu, self.second(self._activate(hidden)))
 
     def _activate(self, x: Tensor) -> Tensor:
         return x if self.binary_activations else ACTIVATIONS[self.activation](x)
 
 
+def prelu(width: int, wiring: Wiring) -> nn.PReLU | None:
+    """What follows a convolution, where the wiring has it."""
+    return nn.PReLU(width) if wiring.prelu else None
+
+
+def after(activation: nn.PReLU | None, x: Tensor) -> Tensor:
+    """The activation of x, if there is one."""
+    return x if activation is None else activation(x)
+
+
 def residual_conv2d(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    precision: Precision,
-    *,
-    init_std: float,
-    dynamic_scale: bool = False,
+    in_channels: int, out_channels: int, kernel_size: int, precision: Precision, *, init_std: float
 ) -> NormalizedLayer:
     """A convolution of a residual layer, which keeps height and width.
 
@@ -113,5 +99,4 @@ def residual_conv2d(
         padding=padding,
         binary_input=precision.activations == 1,
         init_std=init_std,
-        dynamic_scale=dynamic_scale and precision.activations == 1,
     )

@@ -48,9 +48,6 @@ class Optimizer(Section):
     learning_rate: float = Field(
         default=2e-3, gt=0, description="after the warm-up, before any decay"
     )
-    latent_learning_rate: float | None = Field(
-        default=None, gt=0, description="of the latent weights; null: as the others"
-    )
     betas: tuple[Momentum, Momentum] = Field(
         default=(0.9, 0.999), description="Adam's two averages"
     )
@@ -93,11 +90,6 @@ class Training(Section):
     accumulation: Positive = Field(default=1, description="micro-batches per optimizer step")
     initialization_images: Count = Field(
         default=256, description="images for the data-dependent initialization; 0: none"
-    )
-    teacher: str | None = Field(default=None, description="run to distil from; null: none")
-    teacher_weight: float = Field(default=0.1, ge=0, description="of the distance, at first")
-    real_weights_share: float = Field(
-        default=0.0, ge=0, lt=1, description="share of training before weights become binary"
     )
     autocast: Literal["none", "bfloat16"] = Field(
         default="none", description="lower precision of layers"

@@ -110,8 +110,7 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
     for row, entry in section.runs.items():
         settings = [*section.overrides, *entry.overrides, *overrides]
         for seed in section.seeds:
-            of_seed = [setting.replace("{seed}", str(seed)) for setting in settings]
-            recipe = load_recipe(entry.recipe, [*of_seed, f"seed={seed}"])
+            recipe = load_recipe(entry.recipe, [*settings, f"seed={seed}"])
             runs.append(PlannedRun(row, seed, recipe))
     study = Study(file.stem, section, tuple(runs))
     _check_comparable(study)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tribin.nn import latent_weights
 from tribin.training.one_pass_adam import OnePassAdam, takes_one_pass
 
 if TYPE_CHECKING:
@@ -30,19 +29,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     }
     if takes_one_pass(model):
         return OnePassAdam(model, **settings)
-    latent = set(map(id, latent_weights(model).values()))
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in latent], "latent": False},
-        {"params": [p for p in model.parameters() if id(p) in latent], "latent": True},
-    ]
-    return torch.optim.Adam([g for g in groups if g["params"]], **settings)
-
-
-def _indices(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, int]:
-    """Where each parameter is in the optimizer's state: the groups one after the other."""
-    parameters = (p for group in optimizer.param_groups for p in group["params"])
-    indices = {id(parameter): index for index, parameter in enumerate(parameters)}
-    return {name: indices[id(parameter)] for name, parameter in model.named_parameters()}
+    return torch.optim.Adam(model.parameters(), **settings)
 
 
 def learning_rate(recipe: Recipe, images_seen: int) -> float:
@@ -75,9 +62,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, images_s
     """Give the optimizer the `learning_rate` of the step that starts there, and return it."""
     rate = learning_rate(recipe, images_seen)
     for group in optimizer.param_groups:
-        latent = recipe.optimizer.latent_learning_rate
-        factor = latent / recipe.optimizer.learning_rate if latent and group["latent"] else 1.0
-        group["lr"] = rate * factor
+        group["lr"] = rate
     return rate
 
 
@@ -95,7 +80,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     state = optimizer.state_dict()["state"]
     return {
         f"{name}:{quantity}": value
-        for name, index in _indices(optimizer, model).items()
+        for index, (name, _) in enumerate(model.named_parameters())
         for quantity, value in state.get(index, {}).items()
     }
 
@@ -105,7 +90,7 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` returned."""
     parameters = dict(model.named_parameters())
-    indices = _indices(optimizer, model)
+    indices = {name: index for index, name in enumerate(parameters)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition(":")

@@ -110,8 +110,7 @@ def forward(model: Model, images: Tensor, recipe: Recipe) -> Objective:
     """The objective on uint8 images [N, C, H, W], in the precision that the recipe asks for."""
     bfloat16 = recipe.training.autocast == "bfloat16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        distillation = getattr(model, "distillation", None)
-        objective: Objective = distillation(model, images) if distillation else model(images)
+        objective: Objective = model(images)
     return objective
 
 

@@ -15,7 +15,7 @@ from tribin.errors import InputError, NonFiniteError, StoppedError
 from tribin.evaluation import Evaluation, image_bits
 from tribin.inspection import model_size
 from tribin.models import GenerativeModel
-from tribin.nn import BinaryConv2d, initialize_from_data, pack
+from tribin.nn import initialize_from_data, pack
 from tribin.provenance import device_name, provenance
 from tribin.recipe import Recipe, recipe_from_json
 from tribin.seeding import seed_noise
@@ -24,7 +24,6 @@ from tribin.tracking.progress import print_line
 from tribin.training.checkpoint import Checkpoint
 from tribin.training.compilation import compile_or_tell
 from tribin.training.data_parallel import check_agreement, check_shareable, data_parallel
-from tribin.training.distillation import Distillation
 from tribin.training.guard import LAG, Guard, TakenStep
 from tribin.training.non_finite import first_non_finite
 from tribin.training.optimizer import (
@@ -178,15 +177,6 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, recipe)
         self._parallel_model: Model = self.model  # until all processes are there
         self.average = build_average(self.model, recipe)
-        self.distillation = None
-        if recipe.training.teacher:
-            self.distillation = Distillation(
-                self.model,
-                Path(recipe.training.teacher),
-                recipe.training.teacher_weight,
-                0.8 * recipe.training.images,
-            )
-            object.__setattr__(self.model, "distillation", self.distillation)
         self.images_seen = 0
         self.skipped_steps = 0
         # To name the layer takes the weights as they were before the step.
@@ -202,18 +192,8 @@ class Trainer:
         if not count:
             return
         print_line(f"initializing on {count:,} images")
-        self._set_stage()
         with self.stop_signal.stopping_within(self.model):
             initialize_from_data(self.model.eval(), self._batch(count))  # without dropout
-        if self.distillation:
-            self.distillation.start(self.model)
-
-    def _set_stage(self) -> None:
-        training = self.recipe.training
-        real = self.images_seen < training.real_weights_share * training.images
-        for module in self.model.modules():
-            if isinstance(module, BinaryConv2d):
-                module.real_weight = real
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint."""
@@ -278,9 +258,6 @@ class Trainer:
         with phase("logging"):
             flips = SignFlips(self.model) if logs else None
         seed_noise(self.recipe.seed, "step", before)
-        self._set_stage()
-        if self.distillation:
-            self.distillation.images_seen = before
         self._parallel_model.train()
         with measured_sign_inputs(self.model, enabled=logs) as inputs:
             result = train_step(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tribin.nn import GatedBlock, LayerNorm2d, Precision, Wiring, outer_conv2d
-from tribin.nn.residual import PLAIN
+from tribin.nn.wiring import PAPER
 
 
 class Conditioner(nn.Module):
@@ -22,6 +22,7 @@ class Conditioner(nn.Module):
         context_channels: of the context, 0 where there is none.
         dropout: share of the activations that each block drops in training.
         residual: false for the baseline without residual layers.
+        wiring: of the blocks.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Conditioner(nn.Module):
         context_channels: int = 0,
         dropout: float = 0.0,
         residual: bool = True,
-        wiring: Wiring = PLAIN,
+        wiring: Wiring = PAPER,
     ) -> None:
         super().__init__()
         count = blocks if residual else 0
@@ -75,6 +76,7 @@ class ContextNetwork(nn.Module):
         blocks: how many; none without residual layers.
         precision: of the blocks.
         dropout: share of the activations that each block drops in training.
+        wiring: of the blocks.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class ContextNetwork(nn.Module):
         blocks: int,
         precision: Precision,
         dropout: float = 0.0,
-        wiring: Wiring = PLAIN,
+        wiring: Wiring = PAPER,
     ) -> None:
         super().__init__()
         self.stem = outer_conv2d(in_channels, channels, 3, precision, init_std=0.1)
