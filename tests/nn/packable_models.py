@@ -13,7 +13,6 @@ from tribin.nn import (
     BinaryConv2d,
     BinaryLinear,
     WeightNormLinear,
-    Wiring,
     initialize_from_data,
 )
 
@@ -21,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 SHAPE, LEVELS = (1, 4, 8), 17
 ALL_W1A1, ALL_W1A32 = (replace(precision, layers="all") for precision in (W1A1, W1A32))
-WIRED = Wiring(shortcut="conv", prelu=True)
+SKIPS = {"shortcut": "conv", "prelu": True}
 VAE = {"width": 40, "latent_layers": 2, "latent_channels": 2, "extra_blocks": 1}
 FLOW = {"width": 40, "blocks": 1, "dequantization_blocks": 2, "mixture_components": 3}
 CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
@@ -29,18 +28,17 @@ CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
     "vae W1A32 elu": ResNetVAEConfig(precision=W1A32, **VAE),
     "vae W1A32 tanh": ResNetVAEConfig(precision=W1A32, activation="tanh", **VAE),
     "vae W1A1": ResNetVAEConfig(precision=W1A1, **VAE),
-    "vae W1A1 wired": ResNetVAEConfig(precision=W1A1, wiring=WIRED, **VAE),
-    "vae W1A32 wired": ResNetVAEConfig(precision=W1A32, wiring=WIRED, **VAE),
-    "vae W1A1 prelu": ResNetVAEConfig(precision=W1A1, wiring=Wiring(prelu=True), **VAE),
-    "vae W1A32 prelu": ResNetVAEConfig(precision=W1A32, wiring=Wiring(prelu=True), **VAE),
-    "vae W32A32 wired": ResNetVAEConfig(precision=W32A32, wiring=WIRED, **VAE),
+    "vae W1A1 skips": ResNetVAEConfig(precision=W1A1, **SKIPS, **VAE),
+    "vae W1A32 skips": ResNetVAEConfig(precision=W1A32, **SKIPS, **VAE),
+    "vae W1A1 prelu": ResNetVAEConfig(precision=W1A1, prelu=True, **VAE),
+    "vae W1A32 prelu": ResNetVAEConfig(precision=W1A32, prelu=True, **VAE),
+    "vae W32A32 skips": ResNetVAEConfig(precision=W32A32, **SKIPS, **VAE),
     "vae W1A1 all layers": ResNetVAEConfig(precision=ALL_W1A1, **VAE),
     "vae without residual layers": ResNetVAEConfig(residual=False, **VAE),
     "flow W32A32": FlowPPConfig(precision=W32A32, **FLOW),
     "flow W1A32": FlowPPConfig(precision=W1A32, dropout=0.2, **FLOW),
     "flow W1A1": FlowPPConfig(precision=W1A1, dropout=0.2, **FLOW),
-    "flow W1A1 wired": FlowPPConfig(precision=W1A1, wiring=WIRED, **FLOW),
-    "flow W1A32 wired": FlowPPConfig(precision=W1A32, wiring=WIRED, **FLOW),
+    "flow W1A1 thresholds": FlowPPConfig(precision=W1A1, threshold_pair=True, **FLOW),
     "flow W1A32 all layers": FlowPPConfig(precision=ALL_W1A32, **FLOW),
     "flow without residual layers": FlowPPConfig(residual=False, **FLOW),
 }

@@ -27,7 +27,7 @@ from tribin.models.flow import (
     StripeSplit,
 )
 from tribin.models.generative import GenerativeModel, Objective
-from tribin.nn import Precision, Wiring
+from tribin.nn import Precision
 from tribin.sharding import randn
 
 
@@ -61,12 +61,19 @@ class FlowPPConfig:
         default=0.0,
         metadata={"ge": 0, "lt": 1, "description": "share of activations dropped in training"},
     )
-    wiring: Wiring = field(
-        default_factory=Wiring, metadata={"description": "of the residual layers"}
+    threshold_pair: bool = field(
+        default=False,
+        metadata={"description": "two learned thresholds where binary blocks take signs of x, −x"},
     )
     residual: bool = field(
         default=True, metadata={"description": "false: the baseline without residual layers"}
     )
+
+    def __post_init__(self) -> None:
+        if self.threshold_pair and self.precision.activations == 32:
+            raise ValueError(
+                "threshold_pair: true is for signs, and needs precision.activations: 1"
+            )
 
 
 # Of the published model, by stage: columns of the image, channels, columns at half resolution.
@@ -216,7 +223,7 @@ def _dequantizer(
         blocks=CONTEXT_BLOCKS if config.residual else 0,
         precision=config.precision,
         dropout=config.dropout,
-        wiring=config.wiring,
+        threshold_pair=config.threshold_pair,
     )
     columns = _couplings(
         replace(config, blocks=config.dequantization_blocks),
@@ -255,7 +262,7 @@ def _coupling_step(
         context_channels=context_channels,
         dropout=config.dropout,
         residual=config.residual,
-        wiring=config.wiring,
+        threshold_pair=config.threshold_pair,
     )
     return Chain(
         norm=Norm((2, *shape)),

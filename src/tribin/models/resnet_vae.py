@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tribin.errors import InputError
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.models.logistic import DiscretizedLogistic, Logistic, to_pixels, to_unit_range
-from tribin.nn import Precision, ResidualBlock, Wiring, outer_conv2d, outer_upsampling_conv2d
+from tribin.nn import Precision, ResidualBlock, outer_conv2d, outer_upsampling_conv2d
+from tribin.nn.residual import Shortcut
 from tribin.sharding import batch_mean
 
 
@@ -40,8 +41,13 @@ class ResNetVAEConfig:
             "description": "5x5 residual blocks after the stem and before the head",
         },
     )
-    wiring: Wiring = field(
-        default_factory=Wiring, metadata={"description": "of the residual layers"}
+    shortcut: Shortcut = field(
+        default="block",
+        metadata={"description": "what a skip goes around: a block, or each convolution in it"},
+    )
+    prelu: bool = field(
+        default=False,
+        metadata={"description": "a PReLU with learned slopes follows each convolution of a block"},
     )
     residual: bool = field(
         default=True, metadata={"description": "false: the baseline without residual layers"}
@@ -217,7 +223,12 @@ def _blocks(config: ResNetVAEConfig, count: int, kernel_size: int) -> nn.Sequent
     return nn.Sequential(
         *(
             ResidualBlock(
-                config.width, kernel_size, config.precision, config.activation, config.wiring
+                config.width,
+                kernel_size,
+                config.precision,
+                config.activation,
+                shortcut=config.shortcut,
+                prelu=config.prelu,
             )
             for _ in range(count)
         )

@@ -18,8 +18,8 @@ from tribin.nn.packed_blocks import PackedGatedBlock, PackedResidualBlock
 from tribin.nn.packing import pack, packed_twin, packed_when_registered
 from tribin.nn.precision import Precision
 from tribin.nn.residual import ResidualBlock
+from tribin.nn.threshold_pair import ThresholdPair
 from tribin.nn.weight_norm import WeightNormConv2d, WeightNormConvTranspose2d, WeightNormLinear
-from tribin.nn.wiring import Wiring
 
 __all__ = [
     "BinarizationReport",
@@ -35,10 +35,10 @@ __all__ = [
     "PackedResidualBlock",
     "Precision",
     "ResidualBlock",
+    "ThresholdPair",
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",
-    "Wiring",
     "binarize",
     "clip_after_step",
     "clip_latent_weights",

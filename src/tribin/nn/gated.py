@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tribin.nn.precision import Precision
-from tribin.nn.residual import after, prelu, residual_conv2d
-from tribin.nn.wiring import PAPER, Wiring
+from tribin.nn.residual import residual_conv2d
+from tribin.nn.threshold_pair import ThresholdPair
 from tribin.sharding import Dropout
 
 
@@ -14,8 +14,7 @@ class GatedBlock(nn.Module):
     """x + a·sigmoid(b), (a, b) = gate(f(conv(f(x)) + project(f(context)))) (Ho et al., 2019).
 
     x and the result are [N, width, H, W]; f(x) concatenates the activations of x and −x. With
-    binary activations these are signs, which the binary convolutions take themselves. With a
-    shortcut around each convolution, the conv's result is added to x before the gate reads it.
+    binary activations these are signs, which the binary convolutions take themselves.
 
     Args:
         width: channels.
@@ -23,7 +22,7 @@ class GatedBlock(nn.Module):
         context_channels: of the context [N, context_channels, H, W], 0 where there is none.
         gate_kernel_size: odd, of the convolution that makes a and b.
         dropout: share of f that is dropped before the gate, in training.
-        wiring: shortcuts, and a PReLU after conv.
+        threshold_pair: whether conv and gate take signs of x − t and −x − u, t and u learned.
     """
 
     def __init__(
@@ -34,33 +33,35 @@ class GatedBlock(nn.Module):
         context_channels: int = 0,
         gate_kernel_size: int = 1,
         dropout: float = 0.0,
-        wiring: Wiring = PAPER,
+        threshold_pair: bool = False,
     ) -> None:
         super().__init__()
         self.binary_activations = precision.activations == 1
         self.conv = residual_conv2d(2 * width, width, 3, precision, init_std=0.1)
-        self.prelu = prelu(width, wiring)
         self.project = (
             residual_conv2d(2 * context_channels, width, 1, precision, init_std=1.0)
             if context_channels
             else None
         )
         self.dropout = Dropout(dropout)
+        self.conv_thresholds, self.gate_thresholds = (
+            ThresholdPair(width) if threshold_pair else None for _ in range(2)
+        )
         self.gate = residual_conv2d(2 * width, 2 * width, gate_kernel_size, precision, init_std=0.1)
-        self.shortcut = wiring.shortcut
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""
-        hidden = after(self.prelu, self.conv(self._activate(x)))
-        if self.shortcut == "conv":
-            x = hidden = x + hidden
+        hidden = self.conv(self._activate(x, self.conv_thresholds))
         if self.project is not None:
             if context is None:
                 raise TypeError("this block projects a context, and was given none")
             hidden = hidden + self.project(self._activate(context))
-        a, b = self.gate(self.dropout(self._activate(hidden))).chunk(2, dim=1)
+        a, b = self.gate(self.dropout(self._activate(hidden, self.gate_thresholds))).chunk(2, dim=1)
         return x + a * b.sigmoid()
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def _activate(self, x: Tensor, thresholds: ThresholdPair | None = None) -> Tensor:
+        if thresholds is not None:
+            signs_of: Tensor = thresholds(x)
+            return signs_of
         both = torch.cat((x, -x), dim=1)
         return both if self.binary_activations else F.elu(both)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tribin.nn.packed import PackedConv2d
+from tribin.nn.threshold_pair import ThresholdPair
 
 
 class PackedResidualBlock(nn.Module):
@@ -58,10 +59,10 @@ class PackedGatedBlock(nn.Module):
     x and the result are [N, width, H, W].
 
     Args:
-        conv: the first convolution, with the slopes of its PReLU.
+        conv: the first convolution.
         project: of the context, or None.
         gate: the convolution that makes a and b.
-        shortcut: ``"block"`` or ``"conv"``: what a skip goes around.
+        conv_thresholds, gate_thresholds: of the signs that these take, or None.
     """
 
     def __init__(
@@ -69,25 +70,27 @@ class PackedGatedBlock(nn.Module):
         conv: PackedConv2d,
         project: PackedConv2d | None,
         gate: PackedConv2d,
-        shortcut: str = "block",
+        conv_thresholds: ThresholdPair | None = None,
+        gate_thresholds: ThresholdPair | None = None,
     ) -> None:
         super().__init__()
-        self.shortcut = shortcut
+        self.conv_thresholds, self.gate_thresholds = conv_thresholds, gate_thresholds
         self.conv, self.project, self.gate = conv, project, gate
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the block."""
-        if self.shortcut == "conv":
-            x = hidden = self.conv(self._activate(x), residual=x)
-        else:
-            hidden = self.conv(self._activate(x))
+        hidden = self.conv(self._activate(x, self.conv_thresholds))
         if self.project is not None:
             if context is None:
                 raise TypeError("this block projects a context, and was given none")
             hidden = self.project(self._activate(context), residual=hidden)
-        y: Tensor = self.gate(self._activate(hidden), gate=True, residual=x)
+        activated = self._activate(hidden, self.gate_thresholds)
+        y: Tensor = self.gate(activated, gate=True, residual=x)
         return y
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def _activate(self, x: Tensor, thresholds: ThresholdPair | None = None) -> Tensor:
+        if thresholds is not None:
+            signs_of: Tensor = thresholds(x)
+            return signs_of
         both = torch.cat((x, -x), dim=1)
         return both if self.conv.binary_input else F.elu(both)

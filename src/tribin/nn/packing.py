@@ -136,11 +136,12 @@ def _(block: ResidualBlock) -> nn.Module | None:
 
 @packed_twin.register
 def _(block: GatedBlock) -> nn.Module | None:
-    conv, gate = _packed_conv2d(block.conv, block.prelu), _packed_conv2d(block.gate)
+    conv, gate = _packed_conv2d(block.conv), _packed_conv2d(block.gate)
     project = None if block.project is None else _packed_conv2d(block.project)
     if conv is None or gate is None or (project is None) != (block.project is None):
         return None
-    return PackedGatedBlock(conv, project, gate, block.shortcut)
+    thresholds = copy.deepcopy((block.conv_thresholds, block.gate_thresholds))
+    return PackedGatedBlock(conv, project, gate, *thresholds)
 
 
 def _packed_conv2d(layer: nn.Module, prelu: nn.PReLU | None = None) -> PackedConv2d | None:

@@ -1,6 +1,7 @@
 """Residual block whose convolutions are real or binary."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.other_norms import BatchNormBinaryConv2d, WeightNormBinaryConv2d
 from tribin.nn.precision import Normalization, Precision
 from tribin.nn.weight_norm import WeightNormConv2d
-from tribin.nn.wiring import PAPER, Wiring
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
+
+Shortcut = Literal["block", "conv"]
 
 NORMALIZATIONS: dict[Normalization, type[BinaryConv2d]] = {
     "binary_weight_norm": BinaryConv2d,
@@ -35,7 +37,8 @@ class ResidualBlock(nn.Module):
         kernel_size: odd, of both convolutions.
         precision: of the two convolutions; skips are always real.
         activation: ``"elu"`` or ``"tanh"``, for real activations.
-        wiring: shortcuts, and PReLUs after the convolutions.
+        shortcut: what a skip goes around, the block or each convolution.
+        prelu: whether a PReLU with learned slopes follows each convolution.
     """
 
     def __init__(
@@ -44,35 +47,31 @@ class ResidualBlock(nn.Module):
         kernel_size: int,
         precision: Precision,
         activation: str,
-        wiring: Wiring = PAPER,
+        *,
+        shortcut: Shortcut = "block",
+        prelu: bool = False,
     ) -> None:
         super().__init__()
         self.first = residual_conv2d(width, width, kernel_size, precision, init_std=1.0)
         self.second = residual_conv2d(width, width, kernel_size, precision, init_std=0.0)
-        self.first_prelu, self.second_prelu = (prelu(width, wiring) for _ in range(2))
+        self.first_prelu, self.second_prelu = (nn.PReLU(width) if prelu else None for _ in range(2))
         self.binary_activations = precision.activations == 1
         self.activation = activation
-        self.shortcut = wiring.shortcut
+        self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        hidden = after(self.first_prelu, self.first(self._activate(x)))
+        hidden = _after(self.first_prelu, self.first(self._activate(x)))
         if self.shortcut == "conv":
             x = hidden = x + hidden
-        return x + after(self.second_prelu, self.second(self._activate(hidden)))
+        return x + _after(self.second_prelu, self.second(self._activate(hidden)))
 
     def _activate(self, x: Tensor) -> Tensor:
         return x if self.binary_activations else ACTIVATIONS[self.activation](x)
 
 
-def prelu(width: int, wiring: Wiring) -> nn.PReLU | None:
-    """What follows a convolution, where the wiring has it."""
-    return nn.PReLU(width) if wiring.prelu else None
-
-
-def after(activation: nn.PReLU | None, x: Tensor) -> Tensor:
-    """The activation of x, if there is one."""
-    return x if activation is None else activation(x)
+def _after(prelu: nn.PReLU | None, x: Tensor) -> Tensor:
+    return x if prelu is None else prelu(x)
 
 
 def residual_conv2d(

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tribin.nn import GatedBlock, LayerNorm2d, Precision, Wiring, outer_conv2d
-from tribin.nn.wiring import PAPER
+from tribin.nn import GatedBlock, LayerNorm2d, Precision, outer_conv2d
 
 
 class Conditioner(nn.Module):
@@ -22,7 +21,7 @@ class Conditioner(nn.Module):
         context_channels: of the context, 0 where there is none.
         dropout: share of the activations that each block drops in training.
         residual: false for the baseline without residual layers.
-        wiring: of the blocks.
+        threshold_pair: of the blocks.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class Conditioner(nn.Module):
         context_channels: int = 0,
         dropout: float = 0.0,
         residual: bool = True,
-        wiring: Wiring = PAPER,
+        threshold_pair: bool = False,
     ) -> None:
         super().__init__()
         count = blocks if residual else 0
@@ -47,7 +46,7 @@ class Conditioner(nn.Module):
                 precision,
                 context_channels=context_channels,
                 dropout=dropout,
-                wiring=wiring,
+                threshold_pair=threshold_pair,
             )
             for _ in range(count)
         )
@@ -76,7 +75,7 @@ class ContextNetwork(nn.Module):
         blocks: how many; none without residual layers.
         precision: of the blocks.
         dropout: share of the activations that each block drops in training.
-        wiring: of the blocks.
+        threshold_pair: of the blocks.
     """
 
     def __init__(
@@ -87,13 +86,19 @@ class ContextNetwork(nn.Module):
         blocks: int,
         precision: Precision,
         dropout: float = 0.0,
-        wiring: Wiring = PAPER,
+        threshold_pair: bool = False,
     ) -> None:
         super().__init__()
         self.stem = outer_conv2d(in_channels, channels, 3, precision, init_std=0.1)
         self.blocks = nn.Sequential(
             *(
-                GatedBlock(channels, precision, gate_kernel_size=3, dropout=dropout, wiring=wiring)
+                GatedBlock(
+                    channels,
+                    precision,
+                    gate_kernel_size=3,
+                    dropout=dropout,
+                    threshold_pair=threshold_pair,
+                )
                 for _ in range(blocks)
             )
         )
