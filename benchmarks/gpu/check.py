@@ -207,11 +207,12 @@ def _packed(
 def _packed_arguments(
     layer: Layer, x: Tensor, binary_input: bool, *, gate: bool = False, to_bits: bool = False
 ) -> tuple[Any, ...]:
-    """Of `packed_conv2d`, on x or its row bits, with a residual, and ELU where there is a gate."""
+    """Of `packed_conv2d`, on x or its row bits, with a residual, and gate and ELU, or a PReLU."""
     weight_bits = reference.pack_signs(layer.latent_weight.permute(0, 2, 3, 1))
     residual = layer.grad_y[:, : layer.grad_y.shape[1] // 2] if gate else layer.grad_y
+    slope = None if gate else torch.where(layer.bias > 0, 0.25, 0.5).to(layer.gain.dtype)
     return (
-        x, weight_bits, torch.full_like(layer.gain, 1 / 64), layer.bias, None, residual,
+        x, weight_bits, torch.full_like(layer.gain, 1 / 64), layer.bias, slope, residual,
         layer.latent_weight.shape[1], *layer.geometry, binary_input, gate, gate, to_bits,
     )  # fmt: skip
 
