@@ -190,6 +190,10 @@ def test_bad_input_ends_all_processes_without_a_traceback(two: Path) -> None:
             "training.batch_size 8 in 4 micro-batches: 2 images can't be shared by 3 processes",
         ),
         (("training.gradient_compression=bfloat16",), "bfloat16: processes without a GPU can't"),
+        (
+            ("model.precision.weights=1", "model.precision.normalization=batch_norm"),
+            "normalization batch_norm: each process would take the statistics of its own images",
+        ),
     ],
 )
 def test_recipes_that_processes_cannot_train(

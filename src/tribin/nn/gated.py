@@ -60,8 +60,5 @@ class GatedBlock(nn.Module):
         return x + a * b.sigmoid()
 
     def _activate(self, x: Tensor, thresholds: ThresholdPair | None = None) -> Tensor:
-        if thresholds is not None:
-            signs_of: Tensor = thresholds(x)
-            return signs_of
-        both = torch.cat((x, -x), dim=1)
+        both = torch.cat((x, -x), dim=1) if thresholds is None else thresholds(x)
         return both if self.binary_activations else F.elu(both)

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from tribin.nn.binary import BinaryConv2d
 from tribin.ops.signs import sign_activation, sign_weight
 
+EPSILON = 1e-5
+"""That of torch's batch norm."""
+
 
 class WeightNormBinaryConv2d(BinaryConv2d):
     """w = s·g/‖s‖ with s = sign(v), where gradients pass the norm too (Salimans and Kingma, 2016).
@@ -59,7 +62,3 @@ class BatchNormBinaryConv2d(BinaryConv2d):
         gain = self.gain / (self.running_var + EPSILON).sqrt()
         bias = -gain * self.running_mean
         return gain, bias if self.bias is None else bias + self.bias
-
-
-EPSILON = 1e-5
-"""That of torch's batch norm."""

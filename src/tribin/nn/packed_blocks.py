@@ -89,8 +89,5 @@ class PackedGatedBlock(nn.Module):
         return y
 
     def _activate(self, x: Tensor, thresholds: ThresholdPair | None = None) -> Tensor:
-        if thresholds is not None:
-            signs_of: Tensor = thresholds(x)
-            return signs_of
-        both = torch.cat((x, -x), dim=1)
+        both = torch.cat((x, -x), dim=1) if thresholds is None else thresholds(x)
         return both if self.conv.binary_input else F.elu(both)

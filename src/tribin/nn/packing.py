@@ -27,13 +27,13 @@ Model = TypeVar("Model", bound=nn.Module)
 def pack(model: Model, *, half: bool = False) -> Model:
     """A copy of the model for inference, whose binary layers hold bits; the model stays as it is.
 
-    Args:
-        model: any torch model, or a packed one, which comes out as it went in.
-        half: round real numbers to bfloat16; they keep their dtype.
-
     Binary layers become `PackedConv2d` and `PackedLinear`, the real layers around them lose their
     weight normalization, and everything else is copied: so are layers of your own, whose `forward`
     may differ, that inherit from these. The copy is in eval mode and has no gradients.
+
+    Args:
+        model: any torch model, or a packed one, which comes out as it went in.
+        half: round real numbers to bfloat16; they keep their dtype.
     """
     twins: dict[int, nn.Module] = {}
     _collect_twins(model, twins)

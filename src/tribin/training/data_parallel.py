@@ -24,6 +24,12 @@ def check_shareable(recipe: Recipe) -> None:
     training, processes = recipe.training, distributed.world_size()
     if processes == 1:
         return
+    precision = getattr(recipe.model, "precision", None)  # not every model has one
+    if precision and precision.normalization == "batch_norm":
+        raise InputError(
+            "model.precision.normalization batch_norm: each process would take the statistics of "
+            "its own images; start one, or train with binary_weight_norm"
+        )
     if training.gradient_compression == "bfloat16" and not torch.cuda.is_available():
         raise InputError(
             "training.gradient_compression bfloat16: processes without a GPU can't exchange that; "
