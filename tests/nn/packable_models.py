@@ -33,10 +33,6 @@ CONFIGS: dict[str, ResNetVAEConfig | FlowPPConfig] = {
     "vae W1A1 prelu": ResNetVAEConfig(precision=W1A1, prelu=True, **VAE),
     "vae W1A32 prelu": ResNetVAEConfig(precision=W1A32, prelu=True, **VAE),
     "vae W32A32 skips": ResNetVAEConfig(precision=W32A32, **SKIPS, **VAE),
-    "vae W1A1 thresholds": ResNetVAEConfig(precision=W1A1, threshold_pair=True, **VAE),
-    "vae W1A1 skips and thresholds": ResNetVAEConfig(
-        precision=W1A1, threshold_pair=True, **SKIPS, **VAE
-    ),
     "vae W1A1 all layers": ResNetVAEConfig(precision=ALL_W1A1, **VAE),
     "vae without residual layers": ResNetVAEConfig(residual=False, **VAE),
     "flow W32A32": FlowPPConfig(precision=W32A32, **FLOW),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tribin.nn import BinaryConv2d, Precision, ResidualBlock, initialize_from_data
+from tribin.nn import BinaryConv2d, Precision, ResidualBlock
 
 PRECISIONS = [Precision(32, 32), Precision(1, 32), Precision(1, 1)]
 
@@ -44,19 +44,6 @@ def test_a_skip_around_each_convolution(precision: Precision, slope: float | Non
     factor = 1.0 if slope is None else slope
     hidden = x + F.leaky_relu(block.first(a(x)), factor)
     assert torch.equal(block(x), hidden + F.leaky_relu(block.second(a(hidden)), factor))
-
-
-@pytest.mark.parametrize("shortcut", ["block", "conv"])
-def test_pairs_of_thresholds(shortcut: str) -> None:
-    torch.manual_seed(0)
-    block = ResidualBlock(8, 3, Precision(1, 1), "elu", shortcut=shortcut, threshold_pair=True)
-    x = torch.randn(16, 8, 6, 6)
-    initialize_from_data(block, x)
-    torch.nn.init.normal_(block.second.gain)
-    hidden = block.first(block.first_thresholds(x))
-    stream = x + hidden if shortcut == "conv" else x
-    hidden = stream if shortcut == "conv" else hidden
-    assert torch.equal(block(x), stream + block.second(block.second_thresholds(hidden)))
 
 
 def test_only_what_is_asked_for_has_parameters() -> None:

@@ -28,7 +28,6 @@ from tribin.models.flow import (
 )
 from tribin.models.generative import GenerativeModel, Objective
 from tribin.nn import Precision
-from tribin.nn.threshold_pair import check_threshold_pair
 from tribin.sharding import randn
 
 
@@ -71,7 +70,10 @@ class FlowPPConfig:
     )
 
     def __post_init__(self) -> None:
-        check_threshold_pair(self.threshold_pair, self.precision)
+        if self.threshold_pair and self.precision.activations == 32:
+            raise ValueError(
+                "threshold_pair: true is for signs, and needs precision.activations: 1"
+            )
 
 
 # Of the published model, by stage: columns of the image, channels, columns at half resolution.

@@ -14,7 +14,6 @@ from tribin.models.generative import GenerativeModel, Objective
 from tribin.models.logistic import DiscretizedLogistic, Logistic, to_pixels, to_unit_range
 from tribin.nn import Precision, ResidualBlock, outer_conv2d, outer_upsampling_conv2d
 from tribin.nn.residual import Shortcut
-from tribin.nn.threshold_pair import check_threshold_pair
 from tribin.sharding import batch_mean
 
 
@@ -50,10 +49,6 @@ class ResNetVAEConfig:
         default=False,
         metadata={"description": "a PReLU with learned slopes follows each convolution of a block"},
     )
-    threshold_pair: bool = field(
-        default=False,
-        metadata={"description": "binary blocks take signs of x and of −x, at learned thresholds"},
-    )
     residual: bool = field(
         default=True, metadata={"description": "false: the baseline without residual layers"}
     )
@@ -67,9 +62,6 @@ class ResNetVAEConfig:
             "description": "nats of KL each latent channel has free, in the mean of a micro-batch",
         },
     )
-
-    def __post_init__(self) -> None:
-        check_threshold_pair(self.threshold_pair, self.precision)
 
 
 class ResNetVAE(GenerativeModel):
@@ -237,7 +229,6 @@ def _blocks(config: ResNetVAEConfig, count: int, kernel_size: int) -> nn.Sequent
                 config.activation,
                 shortcut=config.shortcut,
                 prelu=config.prelu,
-                threshold_pair=config.threshold_pair,
             )
             for _ in range(count)
         )

@@ -21,7 +21,6 @@ class PackedResidualBlock(nn.Module):
         second: the second one.
         activation: a, where activations are real.
         shortcut: ``"block"`` or ``"conv"``: what a skip goes around.
-        first_thresholds, second_thresholds: of the signs that these take, or None.
     """
 
     def __init__(
@@ -30,22 +29,17 @@ class PackedResidualBlock(nn.Module):
         second: PackedConv2d,
         activation: Callable[[Tensor], Tensor],
         shortcut: str = "block",
-        first_thresholds: ThresholdPair | None = None,
-        second_thresholds: ThresholdPair | None = None,
     ) -> None:
         super().__init__()
         self.first, self.second = first, second
-        self.first_thresholds, self.second_thresholds = first_thresholds, second_thresholds
         self.activation = activation
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         if self.shortcut == "conv":
-            x = hidden = self.first(self._activate(x, self.first_thresholds), residual=x)
-            hidden = self._activate(hidden, self.second_thresholds)
-        elif self.first_thresholds is not None and self.second_thresholds is not None:
-            hidden = self.second_thresholds(self.first(self.first_thresholds(x)))
+            x = hidden = self.first(self._activate(x), residual=x)
+            hidden = self._activate(hidden)
         elif self.second.binary_input:
             hidden = self.first(x, to_bits=True)
         elif self.activation is F.elu:
@@ -55,8 +49,7 @@ class PackedResidualBlock(nn.Module):
         y: Tensor = self.second(hidden, residual=x)
         return y
 
-    def _activate(self, x: Tensor, thresholds: ThresholdPair | None) -> Tensor:
-        x = x if thresholds is None else thresholds(x)
+    def _activate(self, x: Tensor) -> Tensor:
         return x if self.second.binary_input else self.activation(x)
 
 

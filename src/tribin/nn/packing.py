@@ -131,9 +131,7 @@ def _(block: ResidualBlock) -> nn.Module | None:
     second = _packed_conv2d(block.second, block.second_prelu)
     if first is None or second is None:
         return None
-    thresholds = copy.deepcopy((block.first_thresholds, block.second_thresholds))
-    activation = ACTIVATIONS[block.activation]
-    return PackedResidualBlock(first, second, activation, block.shortcut, *thresholds)
+    return PackedResidualBlock(first, second, ACTIVATIONS[block.activation], block.shortcut)
 
 
 @packed_twin.register

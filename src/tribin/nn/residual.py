@@ -11,7 +11,6 @@ from tribin.nn.binary import BinaryConv2d
 from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.other_norms import BatchNormBinaryConv2d, WeightNormBinaryConv2d
 from tribin.nn.precision import Normalization, Precision
-from tribin.nn.threshold_pair import ThresholdPair
 from tribin.nn.weight_norm import WeightNormConv2d
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "tanh": torch.tanh}
@@ -40,8 +39,6 @@ class ResidualBlock(nn.Module):
         activation: ``"elu"`` or ``"tanh"``, for real activations.
         shortcut: what a skip goes around, the block or each convolution.
         prelu: whether a PReLU with learned slopes follows each convolution.
-        threshold_pair: whether the convolutions take signs of x − t and −x − u, t and u learned,
-            which are twice as many as x has channels.
     """
 
     def __init__(
@@ -53,15 +50,10 @@ class ResidualBlock(nn.Module):
         *,
         shortcut: Shortcut = "block",
         prelu: bool = False,
-        threshold_pair: bool = False,
     ) -> None:
         super().__init__()
-        inputs = 2 * width if threshold_pair else width
-        self.first = residual_conv2d(inputs, width, kernel_size, precision, init_std=1.0)
-        self.second = residual_conv2d(inputs, width, kernel_size, precision, init_std=0.0)
-        self.first_thresholds, self.second_thresholds = (
-            ThresholdPair(width) if threshold_pair else None for _ in range(2)
-        )
+        self.first = residual_conv2d(width, width, kernel_size, precision, init_std=1.0)
+        self.second = residual_conv2d(width, width, kernel_size, precision, init_std=0.0)
         self.first_prelu, self.second_prelu = (nn.PReLU(width) if prelu else None for _ in range(2))
         self.binary_activations = precision.activations == 1
         self.activation = activation
@@ -69,14 +61,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        hidden = _after(self.first_prelu, self.first(self._activate(x, self.first_thresholds)))
+        hidden = _after(self.first_prelu, self.first(self._activate(x)))
         if self.shortcut == "conv":
             x = hidden = x + hidden
-        activated = self._activate(hidden, self.second_thresholds)
-        return x + _after(self.second_prelu, self.second(activated))
+        return x + _after(self.second_prelu, self.second(self._activate(hidden)))
 
-    def _activate(self, x: Tensor, thresholds: ThresholdPair | None) -> Tensor:
-        x = x if thresholds is None else thresholds(x)
+    def _activate(self, x: Tensor) -> Tensor:
         return x if self.binary_activations else ACTIVATIONS[self.activation](x)
 
 

@@ -5,16 +5,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tribin.nn.initialization import InitializedFromData
-from tribin.nn.precision import Precision
 
 START = 0.55
 """In standard deviations: of a Gaussian, the signs then keep 81 % of the variance, not 64 %."""
-
-
-def check_threshold_pair(threshold_pair: bool, precision: Precision) -> None:
-    """Raise a ValueError where a model would have thresholds, but no signs to take at them."""
-    if threshold_pair and precision.activations == 32:
-        raise ValueError("threshold_pair: true is for signs, and needs precision.activations: 1")
 
 
 class ThresholdPair(InitializedFromData):
