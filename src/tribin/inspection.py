@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tribin.nn import BinaryConv2d, BinaryLinear, PackedConv2d, PackedLinear
+from tribin.nn import (
+    BinaryConv2d,
+    BinaryLinear,
+    PackedConv2d,
+    PackedLinear,
+    needs_full_precision,
+)
 from tribin_kernels.reference import words_per_row
 
 FLOAT_BITS = 32
@@ -55,7 +61,8 @@ def model_size(model: nn.Module, *, real_bits: int = FLOAT_BITS) -> ModelSize:
     Args:
         model: any torch model. A packed one has somewhat fewer parameters than the one that was
             trained, as its real layers hold their weights already normalized.
-        real_bits: of each real number in the packed model, 16 where it is rounded to bfloat16.
+        real_bits: of each real number in the packed model, 16 where it is rounded to bfloat16;
+            layers that need full precision have 32.
     """
     layers = [_layer_size(name, module, real_bits) for name, module in model.named_modules()]
     layers = [layer for layer in layers if layer.float_bytes]
@@ -70,6 +77,7 @@ def model_size(model: nn.Module, *, real_bits: int = FLOAT_BITS) -> ModelSize:
 
 def _layer_size(name: str, module: nn.Module, real_bits: int) -> LayerSize:
     weight, rows, row_length = _binary_weight(module)
+    real_bits = FLOAT_BITS if needs_full_precision(module) else real_bits
     binary = rows * row_length
     own = {key: value for key, value in module.state_dict().items() if "." not in key}
     others = {key: value for key, value in own.items() if key != weight}

@@ -15,7 +15,13 @@ from tribin.nn.normalized_layer import NormalizedLayer
 from tribin.nn.outer import outer_conv2d, outer_upsampling_conv2d
 from tribin.nn.packed import PackedConv2d, PackedLinear
 from tribin.nn.packed_blocks import PackedGatedBlock, PackedResidualBlock
-from tribin.nn.packing import pack, packed_twin, packed_when_registered
+from tribin.nn.packing import (
+    needs_full_precision,
+    pack,
+    packed_twin,
+    packed_when_registered,
+    roundable_tensors,
+)
 from tribin.nn.precision import Precision
 from tribin.nn.residual import ResidualBlock
 from tribin.nn.threshold_pair import ThresholdPair
@@ -44,10 +50,12 @@ __all__ = [
     "clip_latent_weights",
     "initialize_from_data",
     "latent_weights",
+    "needs_full_precision",
     "outer_conv2d",
     "outer_upsampling_conv2d",
     "pack",
     "packed_twin",
     "packed_when_registered",
+    "roundable_tensors",
     "standardization",
 ]

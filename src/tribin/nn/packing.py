@@ -33,16 +33,30 @@ def pack(model: Model, *, half: bool = False) -> Model:
 
     Args:
         model: any torch model, or a packed one, which comes out as it went in.
-        half: round real numbers to bfloat16; they keep their dtype.
+        half: round `roundable_tensors` to bfloat16; they keep their dtype.
     """
     twins: dict[int, nn.Module] = {}
     _collect_twins(model, twins)
     packed = copy.deepcopy(model, twins)
     if half:
-        for tensor in packed.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.copy_(tensor.bfloat16())
+        for tensor in roundable_tensors(packed).values():
+            tensor.copy_(tensor.bfloat16())
     return packed.eval().requires_grad_(False)
+
+
+def needs_full_precision(module: nn.Module) -> bool:
+    """Whether the module says, by an attribute `full_precision`, that rounding would ruin it."""
+    return bool(getattr(module, "full_precision", False))
+
+
+def roundable_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The real tensors of the model's state, by name, that bfloat16 is good enough for."""
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+        and not needs_full_precision(model.get_submodule(name.rpartition(".")[0]))
+    }
 
 
 @contextmanager

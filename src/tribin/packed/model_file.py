@@ -14,7 +14,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from tribin.inspection import model_size
 from tribin.models import MODELS, GenerativeModel
 from tribin.models.config_from_json import config_from_json
-from tribin.nn import PackedConv2d, PackedLinear, pack, packed_when_registered
+from tribin.nn import (
+    PackedConv2d,
+    PackedLinear,
+    pack,
+    packed_when_registered,
+    roundable_tensors,
+)
 from tribin.packed.dense_rows import from_dense_rows, pads_with_zeros, to_dense_rows
 from tribin.packed.format import PackedFile, PackedFormatError, read_packed, write_packed
 from tribin.provenance import tribin_version
@@ -40,7 +46,7 @@ def save(
     Args:
         model: any torch model; one of tribin's is also described, so that the file alone loads.
         path: replaced if it exists.
-        half: round real weights to bfloat16.
+        half: round real weights to bfloat16, but for layers that this would ruin.
         recipe: JSON to keep with it: what the model was trained by.
         provenance: JSON to keep with it: where the weights come from.
 
@@ -62,10 +68,7 @@ def save(
     }
     tensors = _to_file(packed)
     if half:
-        tensors = {
-            name: tensor.bfloat16() if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-        }
+        tensors |= {name: x.bfloat16() for name, x in roundable_tensors(packed).items()}
     write_packed(Path(path), tensors, header)
 
 

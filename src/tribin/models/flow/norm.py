@@ -11,11 +11,14 @@ from tribin.nn import InitializedFromData, standardization
 class Norm(Flow, InitializedFromData):
     """y = x·gain + bias, with a gain and a bias of its own for every element of x.
 
-    The gain is positive: its logarithm is what is learned.
+    The gain is positive: its logarithm is what is learned. Both act on the data themselves, whose
+    levels are closer than what bfloat16 tells apart.
 
     Args:
         shape: of x without the batch dimension.
     """
+
+    full_precision = True
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
